@@ -1,0 +1,74 @@
+"""Where a figure comes from: what has to stand beside every number that is written down."""
+
+from __future__ import annotations
+
+import os
+import platform
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["cores", "cpu_model", "environment"]
+
+
+def environment() -> dict[str, Any]:
+    """Date, processor, threads, ISA and versions. No host name, no path.
+
+    Returns:
+        Plain JSON types. ``isa`` is None where the compiled part is not present.
+
+    >>> environment()["threads"]
+    2
+    """
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "machine": platform.machine(),
+        "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "isa": _isa(),
+        "os": " ".join([platform.system(), *platform.libc_ver()]).strip(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": _version("numpy"),
+            "sparsekd": _version("sparsekd"),
+        },
+    }
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_model() -> str:
+    """The processor's own name, or "unknown"."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or "unknown"
+
+
+def _isa() -> str | None:
+    try:
+        from sparsekd import backend
+
+        return backend.isa()
+    except ImportError:
+        return None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
