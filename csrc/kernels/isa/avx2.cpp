@@ -1,0 +1,36 @@
+// AVX2 (with FMA and F16C present, unused): Haswell, Zen and later.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+namespace avx2 {
+namespace {
+
+#include "kernels/vec/avx2.inl"
+
+#include "kernels/bodies/activations.inl"
+#include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_s8.inl"
+
+}  // namespace
+}  // namespace avx2
+
+const KernelTable kAvx2Table = {
+    "avx2",
+    avx2::kWindowedRows,
+    avx2::kDenseRows,
+    avx2::quantize_dynamic_s8,
+    avx2::quantize_static_u8,
+    avx2::linear_windowed_s8,
+    avx2::linear_dense_s8,
+    avx2::epilogue_fp32,
+};
+
+}  // namespace skd

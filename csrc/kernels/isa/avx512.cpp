@@ -1,0 +1,38 @@
+// AVX-512 F, BW, VL, DQ: Skylake-X.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+namespace avx512 {
+namespace {
+
+#include "kernels/vec/avx512.inl"
+#include "kernels/vec/avx512_maddubs_dot.inl"
+#include "kernels/vec/avx512_vpshufb_window.inl"
+
+#include "kernels/bodies/activations.inl"
+#include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_s8.inl"
+
+}  // namespace
+}  // namespace avx512
+
+const KernelTable kAvx512Table = {
+    "avx512",
+    avx512::kWindowedRows,
+    avx512::kDenseRows,
+    avx512::quantize_dynamic_s8,
+    avx512::quantize_static_u8,
+    avx512::linear_windowed_s8,
+    avx512::linear_dense_s8,
+    avx512::epilogue_fp32,
+};
+
+}  // namespace skd

@@ -1,0 +1,38 @@
+// AVX-512 with VNNI and VBMI: Ice Lake, Zen 4 and later.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+namespace avx512_vbmi {
+namespace {
+
+#include "kernels/vec/avx512.inl"
+#include "kernels/vec/avx512_vnni_dot.inl"
+#include "kernels/vec/avx512_vpermb_window.inl"
+
+#include "kernels/bodies/activations.inl"
+#include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_s8.inl"
+
+}  // namespace
+}  // namespace avx512_vbmi
+
+const KernelTable kAvx512VbmiTable = {
+    "avx512_vbmi",
+    avx512_vbmi::kWindowedRows,
+    avx512_vbmi::kDenseRows,
+    avx512_vbmi::quantize_dynamic_s8,
+    avx512_vbmi::quantize_static_u8,
+    avx512_vbmi::linear_windowed_s8,
+    avx512_vbmi::linear_dense_s8,
+    avx512_vbmi::epilogue_fp32,
+};
+
+}  // namespace skd

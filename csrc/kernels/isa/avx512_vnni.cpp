@@ -1,0 +1,38 @@
+// AVX-512 with VNNI: Cascade Lake.
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+namespace avx512_vnni {
+namespace {
+
+#include "kernels/vec/avx512.inl"
+#include "kernels/vec/avx512_vnni_dot.inl"
+#include "kernels/vec/avx512_vpshufb_window.inl"
+
+#include "kernels/bodies/activations.inl"
+#include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_s8.inl"
+
+}  // namespace
+}  // namespace avx512_vnni
+
+const KernelTable kAvx512VnniTable = {
+    "avx512_vnni",
+    avx512_vnni::kWindowedRows,
+    avx512_vnni::kDenseRows,
+    avx512_vnni::quantize_dynamic_s8,
+    avx512_vnni::quantize_static_u8,
+    avx512_vnni::linear_windowed_s8,
+    avx512_vnni::linear_dense_s8,
+    avx512_vnni::epilogue_fp32,
+};
+
+}  // namespace skd

@@ -1,0 +1,34 @@
+// The portable table: baseline instructions alone, on any processor.
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+namespace scalar {
+namespace {
+
+#include "kernels/vec/scalar.inl"
+
+#include "kernels/bodies/activations.inl"
+#include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_s8.inl"
+
+}  // namespace
+}  // namespace scalar
+
+const KernelTable kScalarTable = {
+    "scalar",
+    scalar::kWindowedRows,
+    scalar::kDenseRows,
+    scalar::quantize_dynamic_s8,
+    scalar::quantize_static_u8,
+    scalar::linear_windowed_s8,
+    scalar::linear_dense_s8,
+    scalar::epilogue_fp32,
+};
+
+}  // namespace skd

@@ -1,0 +1,92 @@
+// The contract between the inner loops and everything above them: plain structs of pointers and
+// one table of functions per instruction set. No allocation, no threads, no exceptions, no std
+// containers below this line; whoever calls has checked shapes, sizes and positions.
+//
+// All integer sums are modulo 2^32: the exact value fits 31 bits (checked when a weight is packed),
+// so that intermediate wrap-around is harmless. docs/numerics.md defines every operation.
+#pragma once
+
+#include <cstdint>
+
+namespace skd {
+
+inline constexpr int kLanes = 16;       // outputs in a slice; lane i of slice s is output 16 s + i
+inline constexpr int kWindow = 64;      // inputs in a window of the windowed s8 format
+inline constexpr int kDot = 4;          // products that one lane adds in one step
+inline constexpr int kMaxTileRows = 8;  // the largest row tile of any kernel
+
+enum class Activation : int { none = 0, relu = 1, gelu = 2, silu = 3 };
+
+// A windowed s8 weight (formats/windowed_s8.h draws it). Slices are numbered over the whole weight.
+struct WindowedS8 {
+  const std::int8_t* values;        // [steps][16][4]
+  const std::uint8_t* positions;    // [steps][16][4], 0..63 inside the window
+  const std::uint8_t* quarters;     // [steps] bit q set: a kept weight stands in quarter q
+  const std::uint8_t* steps;        // [slices][taps * windows]
+  const std::int64_t* step_ptr;     // [slices + 1]
+  const std::int32_t* weight_sums;  // [slices * 16] sum of an output's weights
+  int uniform_steps;                // the count when every entry of `steps` is equal, else 0
+};
+
+// A dense s8 weight (formats/dense_s8.h draws it).
+struct DenseS8 {
+  const std::int8_t* panels;        // [slices][taps * ceil(inputs / 4)][16][4]
+  const std::int32_t* weight_sums;  // [slices * 16]
+};
+
+// One tile of integer sums: acc[r][16 j + i] = sum u w - zero_point * sum w for row r and output
+// 16 (first_slice + j) + i.
+struct TileS8 {
+  const std::uint8_t* const* rows;  // [taps][row_count] -> the first of `inputs` bytes
+  int row_count;                    // 1..kMaxTileRows; a kernel may cut it further
+  int taps;                         // 1 for Linear
+  std::int64_t inputs;              // bytes of a row in one tap; exactly these are read
+  std::int64_t first_slice;
+  std::int64_t slice_count;
+  std::int32_t zero_point;  // 0..255
+  std::int32_t* acc;        // [row_count][acc_stride], the first 16 * slice_count written
+  std::int64_t acc_stride;
+};
+
+// Turns a tile of sums into fp32 output: y = act(float(acc) * (row_scale * scale) + bias).
+struct EpilogueFp32 {
+  const std::int32_t* acc;  // [row_count][acc_stride], readable to a multiple of 16 columns
+  std::int64_t acc_stride;
+  int row_count;
+  std::int64_t columns;    // outputs; exactly these are written and read below
+  const float* row_scale;  // [row_count]
+  const float* scale;      // [columns]
+  const float* bias;       // [columns] or null
+  Activation activation;
+  float* y;  // [row_count][y_stride]
+  std::int64_t y_stride;
+};
+
+struct KernelTable {
+  const char* name;
+  int windowed_rows;  // the row tile that linear_windowed_s8 likes best, 1..kMaxTileRows
+  int dense_rows;     // likewise for linear_dense_s8
+
+  // u[i] = q + 128 with the row's own symmetric scale, which is returned; NaN for a row with NaN or
+  // Inf (then every u is 128), 1 for a row whose absolute maximum is under 2^-100.
+  float (*quantize_dynamic_s8)(const float* x, std::int64_t count, std::uint8_t* u);
+
+  // u[i] = rne(clamp(x * inverse_scale, -zp, 255 - zp)) + zp; NaN gives zp.
+  void (*quantize_static_u8)(const float* x, std::int64_t count, float inverse_scale,
+                             std::int32_t zero_point, std::uint8_t* u);
+
+  void (*linear_windowed_s8)(const WindowedS8& weight, const TileS8& tile);
+  void (*linear_dense_s8)(const DenseS8& weight, const TileS8& tile);
+  void (*epilogue_fp32)(const EpilogueFp32& job);
+};
+
+// One table an instruction set, each defined in kernels/isa/<name>.cpp.
+extern const KernelTable kScalarTable;
+#if defined(SKD_X86)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAvx512VbmiTable;
+#endif
+
+}  // namespace skd

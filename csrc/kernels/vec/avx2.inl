@@ -1,0 +1,186 @@
+// 16 lanes in two ymm registers, AVX2 without VNNI. The dot product is that of
+// avx512_maddubs_dot.inl, the window that of avx512_vpshufb_window.inl; see there.
+
+struct F16 {
+  __m256 low, high;
+};
+struct I16 {
+  __m256i low, high;
+};
+
+// All ones in the first n of 8 lanes.
+inline __m256i first_lanes(int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+inline F16 load_f(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline F16 load_f_part(const float* p, int n) {
+  return {_mm256_maskload_ps(p, first_lanes(n)), _mm256_maskload_ps(p + 8, first_lanes(n - 8))};
+}
+inline void store_f(float* p, const F16& x) {
+  _mm256_storeu_ps(p, x.low);
+  _mm256_storeu_ps(p + 8, x.high);
+}
+inline void store_f_part(float* p, const F16& x, int n) {
+  _mm256_maskstore_ps(p, first_lanes(n), x.low);
+  _mm256_maskstore_ps(p + 8, first_lanes(n - 8), x.high);
+}
+inline F16 set_f(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F16 add(const F16& a, const F16& b) {
+  return {_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high)};
+}
+inline F16 sub(const F16& a, const F16& b) {
+  return {_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high)};
+}
+inline F16 mul(const F16& a, const F16& b) {
+  return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
+}
+inline F16 div(const F16& a, const F16& b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
+// max and min return their second operand when either is NaN, so x goes second.
+inline F16 at_least(const F16& x, const F16& lo) {
+  return {_mm256_max_ps(lo.low, x.low), _mm256_max_ps(lo.high, x.high)};
+}
+inline F16 at_most(const F16& x, const F16& hi) {
+  return {_mm256_min_ps(hi.low, x.low), _mm256_min_ps(hi.high, x.high)};
+}
+inline F16 zero_where_nan(const F16& x) {
+  return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, x.low, _CMP_ORD_Q)),
+          _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, x.high, _CMP_ORD_Q))};
+}
+inline F16 where_negative(const F16& x, const F16& yes, const F16& no) {
+  return {_mm256_blendv_ps(no.low, yes.low, x.low), _mm256_blendv_ps(no.high, yes.high, x.high)};
+}
+inline I16 round_i(const F16& x) { return {_mm256_cvtps_epi32(x.low), _mm256_cvtps_epi32(x.high)}; }
+inline F16 to_float(const I16& x) {
+  return {_mm256_cvtepi32_ps(x.low), _mm256_cvtepi32_ps(x.high)};
+}
+inline F16 power_of_two(const I16& n) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.low, bias), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n.high, bias), 23))};
+}
+
+inline __m256i load_256(const void* p) {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline void store_256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+inline I16 load_i(const std::int32_t* p) { return {load_256(p), load_256(p + 8)}; }
+inline void store_i(std::int32_t* p, const I16& x) {
+  store_256(p, x.low);
+  store_256(p + 8, x.high);
+}
+inline I16 set_i(std::int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I16 add_i(const I16& a, const I16& b) {
+  return {_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
+}
+inline I16 mul_i(const I16& a, const I16& b) {
+  return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)};
+}
+inline I16 max_i(const I16& a, const I16& b) {
+  return {_mm256_max_epi32(a.low, b.low), _mm256_max_epi32(a.high, b.high)};
+}
+inline I16 absolute_bits(const F16& x) {
+  const __m256i mask = _mm256_set1_epi32(0x7FFFFFFF);
+  return {_mm256_and_si256(_mm256_castps_si256(x.low), mask),
+          _mm256_and_si256(_mm256_castps_si256(x.high), mask)};
+}
+inline std::int32_t reduce_max(const I16& x) {
+  const __m256i eight = _mm256_max_epi32(x.low, x.high);
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
+  return _mm_cvtsi128_si32(four);
+}
+// 32 int32 to 32 bytes; the packs work inside 128-bit lanes, one permute puts dwords in order.
+inline __m256i pack_u8(const I16& a, const I16& b) {
+  const __m256i bytes =
+      _mm256_packus_epi16(_mm256_packs_epi32(a.low, a.high), _mm256_packs_epi32(b.low, b.high));
+  return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, const I16& d) {
+  store_256(p, pack_u8(a, b));
+  store_256(p + 32, pack_u8(c, d));
+}
+
+constexpr std::int32_t kInputOffset = 128;
+constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
+
+struct Quad {
+  __m256i x, magnitude;
+};
+using DenseW = I16;
+
+inline Quad split_sign(__m256i u) {
+  const __m256i x = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+  return {x, _mm256_abs_epi8(x)};
+}
+inline __m256i dot_half(__m256i acc, const Quad& x, __m256i w) {
+  const __m256i pairs = _mm256_maddubs_epi16(x.magnitude, _mm256_sign_epi8(w, x.x));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Quad broadcast_quad(std::uint32_t four_bytes) {
+  return split_sign(_mm256_set1_epi32(static_cast<std::int32_t>(four_bytes)));
+}
+inline DenseW load_dense(const std::int8_t* p) { return {load_256(p), load_256(p + 32)}; }
+inline void dense_dot(I16& acc, const Quad& x, const DenseW& w) {
+  acc = {dot_half(acc.low, x, w.low), dot_half(acc.high, x, w.high)};
+}
+
+using Window = const std::uint8_t*;
+
+inline Window load_window(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
+  if (n == kWindow) return p;
+  store_256(spare, _mm256_setzero_si256());
+  store_256(spare + 32, _mm256_setzero_si256());
+  std::memcpy(spare, p, static_cast<std::size_t>(n));
+  return spare;
+}
+
+inline __m256i quarter(Window x, int q) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 16 * q)));
+}
+inline __m256i index_in(__m256i positions, int q) {
+  return _mm256_adds_epu8(_mm256_xor_si256(positions, _mm256_set1_epi8(static_cast<char>(16 * q))),
+                          _mm256_set1_epi8(0x70));
+}
+
+template <int FIRST, int COUNT, int ROWS>
+inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], const I16& positions,
+                                const I16& values) {
+  I16 index[COUNT];
+#pragma GCC unroll 4
+  for (int q = 0; q < COUNT; ++q) {
+    index[q] = {index_in(positions.low, FIRST + q), index_in(positions.high, FIRST + q)};
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < ROWS; ++r) {
+    I16 picked = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+#pragma GCC unroll 4
+    for (int q = 0; q < COUNT; ++q) {
+      const __m256i source = quarter(x[r], FIRST + q);
+      picked.low = _mm256_or_si256(picked.low, _mm256_shuffle_epi8(source, index[q].low));
+      picked.high = _mm256_or_si256(picked.high, _mm256_shuffle_epi8(source, index[q].high));
+    }
+    acc[r] = {dot_half(acc[r].low, split_sign(picked.low), values.low),
+              dot_half(acc[r].high, split_sign(picked.high), values.high)};
+  }
+}
+
+template <int ROWS>
+inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
+                            const std::uint8_t* positions, const std::int8_t* values,
+                            unsigned quarters) {
+  const __m256i inside = _mm256_set1_epi8(kWindow - 1);
+  const I16 p = {_mm256_and_si256(load_256(positions), inside),
+                 _mm256_and_si256(load_256(positions + 32), inside)};
+  const I16 v = load_dense(values);
+  if ((quarters & 0b1100u) == 0) {
+    accumulate_quarters<0, 2>(acc, x, p, v);
+  } else if ((quarters & 0b0011u) == 0) {
+    accumulate_quarters<2, 2>(acc, x, p, v);
+  } else {
+    accumulate_quarters<0, 4>(acc, x, p, v);
+  }
+}

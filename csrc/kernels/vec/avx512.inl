@@ -1,0 +1,50 @@
+// 16 lanes in one zmm register: what all AVX-512 tables share (F, BW, VL, DQ).
+
+using F16 = __m512;
+using I16 = __m512i;
+
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+
+inline F16 load_f(const float* p) { return _mm512_loadu_ps(p); }
+inline F16 load_f_part(const float* p, int n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+inline void store_f(float* p, F16 x) { _mm512_storeu_ps(p, x); }
+inline void store_f_part(float* p, F16 x, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), x); }
+inline F16 set_f(float x) { return _mm512_set1_ps(x); }
+inline F16 add(F16 a, F16 b) { return _mm512_add_ps(a, b); }
+inline F16 sub(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
+inline F16 mul(F16 a, F16 b) { return _mm512_mul_ps(a, b); }
+inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
+// max and min return their second operand when either is NaN, so x goes second.
+inline F16 at_least(F16 x, F16 lo) { return _mm512_max_ps(lo, x); }
+inline F16 at_most(F16 x, F16 hi) { return _mm512_min_ps(hi, x); }
+inline F16 zero_where_nan(F16 x) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
+}
+inline F16 where_negative(F16 x, F16 yes, F16 no) {
+  return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes);
+}
+inline I16 round_i(F16 x) { return _mm512_cvtps_epi32(x); }
+inline F16 to_float(I16 x) { return _mm512_cvtepi32_ps(x); }
+inline F16 power_of_two(I16 n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+
+inline I16 load_i(const std::int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_i(std::int32_t* p, I16 x) { _mm512_storeu_si512(p, x); }
+inline I16 set_i(std::int32_t x) { return _mm512_set1_epi32(x); }
+inline I16 add_i(I16 a, I16 b) { return _mm512_add_epi32(a, b); }
+inline I16 mul_i(I16 a, I16 b) { return _mm512_mullo_epi32(a, b); }
+inline I16 max_i(I16 a, I16 b) { return _mm512_max_epi32(a, b); }
+inline I16 absolute_bits(F16 x) {
+  return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7FFFFFFF));
+}
+inline std::int32_t reduce_max(I16 x) { return _mm512_reduce_max_epi32(x); }
+// The packs work inside 128-bit lanes; one permute of dwords puts the bytes in order.
+inline void store_u8(std::uint8_t* p, I16 a, I16 b, I16 c, I16 d) {
+  const __m512i bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
+}
+
+using DenseW = __m512i;
+inline DenseW load_dense(const std::int8_t* p) { return _mm512_loadu_si512(p); }

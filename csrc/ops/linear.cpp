@@ -1,0 +1,211 @@
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/check.h"
+#include "core/sizes.h"
+#include "core/threads.h"
+
+namespace skd {
+namespace {
+
+constexpr std::int64_t kBlockSlices = 16;           // 1 KB of each output row at a time
+constexpr std::int64_t kBlockBytes = 384 << 10;     // weights of a block stay in L2 over row tiles
+constexpr std::int64_t kSelfQuantizedRows = 4;      // up to here a barrier costs more than the work
+constexpr std::int64_t kParallelBytes = 128 << 10;  // weight bytes x rows, see worth_threads
+constexpr float kSmallestScale = 0x1p-120f;         // so that 1 / scale is finite
+
+void accumulate(const KernelTable& table, const WindowedS8Weight& weight, const TileS8& tile) {
+  table.linear_windowed_s8(weight.view(), tile);
+}
+void accumulate(const KernelTable& table, const DenseS8Weight& weight, const TileS8& tile) {
+  table.linear_dense_s8(weight.view(), tile);
+}
+int preferred_rows(const KernelTable& table, const WindowedS8Weight&) {
+  return table.windowed_rows;
+}
+int preferred_rows(const KernelTable& table, const DenseS8Weight&) { return table.dense_rows; }
+
+// Scratch of one call, kept by the calling thread for the next one.
+struct Scratch {
+  Buffer<std::uint8_t> u;
+  Buffer<float> scales;
+
+  void reserve(std::int64_t bytes, std::int64_t rows) {
+    if (u.size() < bytes) u = Buffer<std::uint8_t>(bytes);
+    if (scales.size() < rows) scales = Buffer<float>(rows);
+  }
+};
+
+template <class Weight>
+struct Job {
+  const Weight& weight;
+  const KernelTable& table;
+  const LinearCall& call;
+  const ActivationQuant& quant;
+  const float* scale;
+  const float* bias;  // or null
+  Activation activation;
+
+  std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
+  std::int64_t u_stride = round_up(std::max<std::int64_t>(inputs, 1), Buffer<char>::kAlignment);
+  int tile_rows = preferred_rows(table, weight);
+
+  void quantize(Range rows, std::uint8_t* u, float* scales) const {
+    for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+      const float* x = call.x + r * call.x_stride;
+      std::uint8_t* to = u + r * u_stride;
+      if (quant.dynamic) {
+        scales[r] = table.quantize_dynamic_s8(x, inputs, to);
+      } else {
+        table.quantize_static_u8(x, inputs, 1.0f / quant.scale, quant.zero_point, to);
+        scales[r] = quant.scale;
+      }
+    }
+  }
+
+  // Tile `index` of the nearly equal tiles that `rows` is cut into (9 = 5 + 4, never 8 + 1: each
+  // tile streams the weights once).
+  Range row_tile(Range rows, std::int64_t index) const {
+    const std::int64_t count = rows.end - rows.begin;
+    const Range part = part_of(count, index, ceil_div(count, tile_rows));
+    return {rows.begin + part.begin, rows.begin + part.end};
+  }
+
+  // Outputs of `block` for the rows of one tile: 16 slices at a time, so that at least 1 KB of an
+  // output row is written before the next row (columns of single lines miss the cache one by one).
+  void compute(Range rows, Range block, const std::uint8_t* u, const float* scales) const {
+    alignas(64) std::int32_t acc[kMaxTileRows * kBlockSlices * kLanes];
+    const std::uint8_t* pointers[kMaxTileRows];
+    const int count = static_cast<int>(rows.end - rows.begin);
+    for (int r = 0; r < count; ++r) pointers[r] = u + (rows.begin + r) * u_stride;
+    for (std::int64_t s = block.begin; s < block.end; s += kBlockSlices) {
+      const std::int64_t some = std::min(kBlockSlices, block.end - s);
+      accumulate(
+          table, weight,
+          {pointers, count, 1, inputs, s, some, quant.zero_point, acc, kBlockSlices * kLanes});
+      const std::int64_t column = s * kLanes;
+      table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
+                           std::min(some * kLanes, outputs - column), scales + rows.begin,
+                           scale + column, bias == nullptr ? nullptr : bias + column, activation,
+                           call.y + rows.begin * call.y_stride + column, call.y_stride});
+    }
+  }
+
+  // All outputs of `part` for `rows`; with `quantize_rows` each tile is quantized when first used.
+  void sweep(Range rows, Range part, std::uint8_t* u, float* scales, bool quantize_rows) const {
+    if (rows.begin == rows.end) return;
+    const std::int64_t tiles = ceil_div(rows.end - rows.begin, tile_rows);
+    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, weight.bytes_per_slice());
+    const std::int64_t length = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
+    for (std::int64_t s = part.begin; s < part.end; s += length) {
+      const Range block{s, std::min(s + length, part.end)};
+      for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const Range some = row_tile(rows, tile);
+        if (quantize_rows && s == part.begin) quantize(some, u, scales);
+        compute(some, block, u, scales);
+      }
+    }
+  }
+};
+
+// A parallel region costs about half a microsecond, in which one core streams some 90 KB of weights
+// from L2; it pays from about the double on.
+template <class Weight>
+bool worth_threads(const Weight& weight, std::int64_t rows) {
+  const std::int64_t per_row = weight.bytes_per_slice() * weight.slices() + 8 * weight.inputs();
+  return per_row >= kParallelBytes / rows;
+}
+
+template <class Weight>
+void run(const Job<Weight>& job) {
+  thread_local Scratch scratch;
+  const std::int64_t rows = job.call.rows;
+  int threads = usable_threads(job.call.threads);
+  if (!worth_threads(job.weight, rows)) threads = 1;
+
+  const bool few_rows = rows <= kSelfQuantizedRows;
+  // Few rows: each thread quantizes them all for itself, which saves the barrier.
+  const std::int64_t copies = few_rows ? threads : 1;
+  scratch.reserve(checked_mul(checked_mul(rows, job.u_stride), copies), checked_mul(rows, copies));
+  std::uint8_t* const u = scratch.u.data();
+  float* const scales = scratch.scales.data();
+
+  if (threads == 1 || few_rows) {
+    return parallel(threads, [&](int thread, int count) {
+      job.sweep({0, rows}, part_of(job.slices, thread, count), u + thread * rows * job.u_stride,
+                scales + thread * rows, true);
+    });
+  }
+  // Long rows or few slices: split over rows, each thread quantizing its own just before use.
+  if (job.inputs >= 2 * job.outputs || job.slices < kBlockSlices * threads) {
+    return parallel(threads, [&](int thread, int count) {
+      const std::int64_t tiles = ceil_div(rows, job.tile_rows);
+      const Range mine = part_of(tiles, thread, count);
+      const Range part{mine.begin == tiles ? rows : part_of(rows, mine.begin, tiles).begin,
+                       mine.end == tiles ? rows : part_of(rows, mine.end, tiles).begin};
+      job.sweep(part, {0, job.slices}, u, scales, true);
+    });
+  }
+  parallel(threads, [&](int thread, int count) {
+    job.quantize(part_of(rows, thread, count), u, scales);
+    barrier();
+    job.sweep({0, rows}, part_of(job.slices, thread, count), u, scales, false);
+  });
+}
+
+std::int64_t largest_input(const ActivationQuant& quant) {
+  return std::max(quant.zero_point, 255 - quant.zero_point);
+}
+
+}  // namespace
+
+LinearS8::LinearS8(Weight weight, const float* scale, const float* bias, ActivationQuant quant,
+                   Activation activation)
+    : weight_(std::move(weight)),
+      has_bias_(bias != nullptr),
+      quant_(quant),
+      activation_(activation) {
+  if (quant_.dynamic) quant_.zero_point = 128;
+  require(quant_.zero_point >= 0 && quant_.zero_point <= 255,
+          "input_zero_point: ", quant_.zero_point, ", expected 0..255");
+  require(quant_.dynamic || (std::isfinite(quant_.scale) && quant_.scale >= kSmallestScale),
+          "input_scale: ", quant_.scale, ", expected a finite number of at least ", kSmallestScale);
+  for (std::int64_t o = 0; o < outputs(); ++o) {
+    require(std::isfinite(scale[o]) && scale[o] > 0.0f, "scale: ", scale[o], " at output ", o,
+            ", expected a finite number above 0");
+  }
+  const std::int64_t sum =
+      std::visit([](const auto& w) { return w.largest_weight_sum(); }, weight_);
+  constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
+  require(sum <= kLimit / largest_input(quant_), "weight: an output's absolute weights add up to ",
+          sum, ", which times ", largest_input(quant_), " could overflow the 32-bit sum");
+  scale_ = Buffer<float>::copy_of(scale, outputs());
+  if (has_bias_) bias_ = Buffer<float>::copy_of(bias, outputs());
+}
+
+std::int64_t LinearS8::outputs() const {
+  return std::visit([](const auto& w) { return w.outputs(); }, weight_);
+}
+
+std::int64_t LinearS8::inputs() const {
+  return std::visit([](const auto& w) { return w.inputs(); }, weight_);
+}
+
+void LinearS8::forward(const LinearCall& call, const KernelTable* table) const {
+  require(call.rows >= 0, "rows: ", call.rows, ", expected at least 0");
+  require(call.x_stride >= 0 && call.y_stride >= 0, "row strides: ", call.x_stride, " and ",
+          call.y_stride, ", expected at least 0");
+  if (call.rows == 0 || outputs() == 0) return;
+  const KernelTable& chosen = table == nullptr ? kernels() : *table;
+  std::visit(
+      [&](const auto& weight) {
+        run(Job<std::decay_t<decltype(weight)>>{weight, chosen, call, quant_, scale_.data(),
+                                                has_bias_ ? bias_.data() : nullptr, activation_});
+      },
+      weight_);
+}
+
+}  // namespace skd

@@ -1,0 +1,57 @@
+// y = act(x W^T + b) with int8 weights in either format: quantize the rows of x, accumulate tiles,
+// run the epilogue. Work is split over outputs or rows, never over a sum, so the result has the
+// same bits for any number of threads.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <variant>
+
+#include "core/buffer.h"
+#include "dispatch/dispatch.h"
+#include "formats/dense_s8.h"
+#include "formats/windowed_s8.h"
+
+namespace skd {
+
+// How activations become u8.
+struct ActivationQuant {
+  bool dynamic = true;            // symmetric, one scale a row
+  float scale = 1.0f;             // static: the scale of the whole tensor
+  std::int32_t zero_point = 128;  // static: 0..255; dynamic: always 128
+};
+
+struct LinearCall {
+  const float* x;  // [rows][x_stride], inputs used
+  std::int64_t rows;
+  std::int64_t x_stride;  // floats
+  float* y;               // [rows][y_stride], outputs written
+  std::int64_t y_stride;
+  int threads;
+};
+
+class LinearS8 {
+ public:
+  using Weight = std::variant<WindowedS8Weight, DenseS8Weight>;
+
+  // scale: [outputs], finite and > 0. bias: [outputs] or null. Copies both. Throws skd::Error when
+  // a scale is not, or when max(zp, 255 - zp) * sum |w| of an output could reach 2^31.
+  LinearS8(Weight weight, const float* scale, const float* bias, ActivationQuant quant,
+           Activation activation);
+
+  // `table` null: the one in use.
+  void forward(const LinearCall& call, const KernelTable* table = nullptr) const;
+
+  std::int64_t outputs() const;
+  std::int64_t inputs() const;
+  const Weight& weight() const { return weight_; }
+
+ private:
+  Weight weight_;
+  Buffer<float> scale_, bias_;
+  bool has_bias_;
+  ActivationQuant quant_;
+  Activation activation_;
+};
+
+}  // namespace skd

@@ -1,0 +1,57 @@
+from typing import Any
+
+from numpy import float32, int8, int64, uint8
+from numpy.typing import NDArray
+
+source_hash: str
+compiler: str
+
+def isa() -> str: ...
+def known_isas() -> list[str]: ...
+def available_isas() -> list[str]: ...
+def set_isa(name: str) -> None: ...
+def cpu_features() -> list[str]: ...
+def openmp_library() -> str: ...
+def pack_windowed_s8(
+    weight: NDArray[int8],
+) -> tuple[NDArray[int8], NDArray[uint8], NDArray[uint8], NDArray[int64]]: ...
+def unpack_windowed_s8(
+    values: NDArray[int8],
+    positions: NDArray[uint8],
+    steps: NDArray[uint8],
+    step_ptr: NDArray[int64],
+    outputs: int,
+    inputs: int,
+) -> NDArray[int8]: ...
+def pack_dense_s8(weight: NDArray[int8]) -> NDArray[int8]: ...
+def unpack_dense_s8(panels: NDArray[int8], outputs: int, inputs: int) -> NDArray[int8]: ...
+
+class LinearS8:
+    @staticmethod
+    def windowed(
+        values: NDArray[Any],
+        positions: NDArray[Any],
+        steps: NDArray[Any],
+        step_ptr: NDArray[Any],
+        inputs: int,
+        scale: NDArray[float32],
+        bias: NDArray[float32] | None,
+        input_scale: float | None,
+        input_zero_point: int,
+        activation: str,
+    ) -> LinearS8: ...
+    @staticmethod
+    def dense(
+        panels: NDArray[Any],
+        inputs: int,
+        scale: NDArray[float32],
+        bias: NDArray[float32] | None,
+        input_scale: float | None,
+        input_zero_point: int,
+        activation: str,
+    ) -> LinearS8: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
