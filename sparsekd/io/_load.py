@@ -1,0 +1,328 @@
+"""``load``: engine layers and state out of one file into a float architecture, all or nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from sparsekd.convert import FusedActivation, activation_name, holders, refuse_hooks, substitute
+from sparsekd.io._atomic import read_regular
+from sparsekd.io._container import decode
+from sparsekd.io._manifest import FileFormatError, LayerEntry, Manifest
+from sparsekd.nn import Linear
+
+__all__ = ["load"]
+
+_LISTED = 5  # names in one message
+
+
+def load(path: str | os.PathLike[str], model: nn.Module, *, check_hash: bool = True) -> nn.Module:
+    """Fill ``model`` from a file that :func:`save` wrote.
+
+    The layers that the manifest names become engine layers, activations that run inside them
+    become identities, and everything else is loaded strictly. Nothing of the file is executed and
+    nothing of it is referred to afterwards. On any error ``model`` is as it was.
+
+    Args:
+        path: the file, untrusted.
+        model: the float architecture, of any weights; may be on "meta", where its parameters then
+            become real ones. Parameters are replaced, not overwritten: make optimizers afterwards.
+        check_hash: compare the data's SHA-256. Without it a damaged file may load with other
+            numbers, but still only runs inside its own buffers.
+
+    Returns:
+        ``model`` in eval mode; the engine layer itself where ``model`` is a lone layer.
+
+    Raises:
+        FileFormatError: (a ValueError) the file is damaged, of another version, or does not fit
+            the model; the message names the tensor, layer or field.
+        ValueError: ``path`` is no regular file, or ``model`` can not be loaded into.
+        OSError: the file can not be read.
+
+    >>> with torch.device("meta"): student = Student()
+    >>> student = sparsekd.load("student.safetensors", student)
+    """
+    content = read_regular(path)
+    try:
+        manifest, tensors = decode(content, check_hash=check_hash)
+        del content  # the tensors are copies; do not hold the bytes twice
+        plan = _plan(manifest, _expand(manifest, tensors), model)
+    except FileFormatError as error:
+        raise FileFormatError(f"{os.fspath(path)!r}: {error}") from error
+    return _commit(model, plan)
+
+
+@dataclass
+class _Plan:
+    """Everything that a load will change, built and checked before the first change.
+
+    Attributes:
+        engines: engine layer by id of the layer that it replaces.
+        identities: what replaces the activations that run inside them, likewise.
+        state: the rest, by its name in the model's ``state_dict``.
+        replaced: prefixes of the names that belong to replaced layers.
+    """
+
+    engines: dict[int, Linear] = field(default_factory=dict)
+    identities: dict[int, FusedActivation] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    replaced: tuple[str, ...] = ()
+
+
+def _expand(manifest: Manifest, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All names with their tensors, tied ones with the very same one.
+
+    Raises:
+        FileFormatError: a tie from a name that is stored, or to one that is not.
+    """
+    for name, owner in manifest.tied.items():
+        if name in tensors:
+            raise FileFormatError(f"tensor {name!r} is stored and also tied to {owner!r}")
+        if owner not in tensors:
+            raise FileFormatError(f"tensor {name!r} is tied to {owner!r}, which is not stored")
+    return tensors | {name: tensors[owner] for name, owner in manifest.tied.items()}
+
+
+def _plan(manifest: Manifest, tensors: dict[str, Tensor], model: nn.Module) -> _Plan:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    plan = _Plan(replaced=tuple(f"{name}." if name else "" for name in manifest.layers))
+    _plan_layers(manifest, tensors, modules, plan)
+    _plan_activations(manifest, modules, holders(model), plan)
+    expected = {
+        name: value
+        for name, value in model.state_dict(keep_vars=True).items()
+        if not name.startswith(plan.replaced)
+    }
+    plan.state = {n: t for n, t in tensors.items() if not n.startswith(plan.replaced)}
+    _check_names(expected, plan.state)
+    for name, value in expected.items():
+        _check_tensor(name, value, plan.state[name])
+    _check_ties(manifest, expected, modules)
+    _check_meta(model, set(map(id, expected.values())), plan)
+    _share(manifest, modules, plan)
+    _place(expected, plan)
+    return plan
+
+
+def _plan_layers(
+    manifest: Manifest,
+    tensors: Mapping[str, Tensor],
+    modules: Mapping[str, nn.Module],
+    plan: _Plan,
+) -> None:
+    """Build the engine layers, one for each module however many names it has."""
+    entries: dict[int, tuple[str, LayerEntry]] = {}
+    for name, entry in manifest.layers.items():
+        layer = _float_layer(name, entry, modules)
+        first, known = entries.setdefault(id(layer), (name, entry))
+        if known != entry:
+            raise FileFormatError(f"{first!r} and {name!r} are one layer, described differently")
+        engine = _engine(name, entry, tensors)
+        plan.engines.setdefault(id(layer), engine)
+    refuse_hooks({name: modules[name] for name in manifest.layers})
+    for name, module in modules.items():
+        if id(module) in entries and name not in manifest.layers:
+            raise FileFormatError(
+                f"layer {name!r} is the same module as {entries[id(module)][0]!r} in the model, "
+                "but the file names only one of them"
+            )
+
+
+def _float_layer(name: str, entry: LayerEntry, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """The model's module that an entry describes."""
+    layer = modules.get(name)
+    if not isinstance(layer, (nn.Linear, Linear)):
+        what = "not in the model" if layer is None else f"a {type(layer).__name__} in the model"
+        raise FileFormatError(f"layer {name!r} of the file is {what}, expected an nn.Linear")
+    ours = (layer.in_features, layer.out_features, layer.bias is not None)
+    theirs = (entry.in_features, entry.out_features, entry.bias)
+    if ours != theirs:
+        raise FileFormatError(
+            f"layer {name!r} has (in_features, out_features, bias) {theirs} in the file and "
+            f"{ours} in the model"
+        )
+    return layer
+
+
+def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Linear:
+    """A filled engine layer; its own validation refuses malformed arrays."""
+    prefix = f"{name}." if name else ""
+    state = {
+        key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)
+    }
+    engine = entry.build()
+    expected = engine.state_dict()
+    _check_names(
+        {prefix + key: value for key, value in expected.items()},
+        {prefix + key: value for key, value in state.items()},
+    )
+    for key, value in expected.items():
+        given = state[key]
+        if given.dtype != value.dtype or given.dim() != value.dim():
+            raise FileFormatError(
+                f"tensor {prefix + key!r} is {given.dtype} with {given.dim()} dimensions, "
+                f"expected {value.dtype} with {value.dim()}"
+            )
+    try:
+        engine.set_packed({**dict.fromkeys(engine._buffers), **state}, name=name)
+    except ValueError as error:
+        raise FileFormatError(str(error)) from error
+    return engine.eval()
+
+
+def _plan_activations(
+    manifest: Manifest,
+    modules: Mapping[str, nn.Module],
+    places: Mapping[int, list[tuple[nn.Module, str]]],
+    plan: _Plan,
+) -> None:
+    """Plan an identity in the place of each activation that runs inside a layer."""
+    for name, entry in manifest.layers.items():
+        place = entry.activation_module
+        if place is None:
+            continue
+        found, engine = modules.get(place), plan.engines[id(modules[name])]
+        # An engine model may be filled once more.
+        original = found.original if isinstance(found, FusedActivation) else found
+        if found is None or original is None or activation_name(original) != entry.activation:
+            raise FileFormatError(
+                f"layer {name!r} runs the {entry.activation} at {place!r}, where the model has "
+                f"{'no module' if original is None else repr(original)}"
+            )
+        planned = plan.identities.setdefault(id(found), FusedActivation(original, engine))
+        if planned.layer is not engine or len(places.get(id(found), [])) > 1:
+            raise FileFormatError(f"the activation at {place!r} serves more than layer {name!r}")
+
+
+def _check_names(expected: Iterable[str], given: Iterable[str]) -> None:
+    missing = sorted(set(expected) - set(given))
+    unknown = sorted(set(given) - set(expected))
+    if missing or unknown:
+        parts = [
+            f"{what} {', '.join(map(repr, names[:_LISTED]))}"
+            + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+            for what, names in (("the file lacks", missing), ("the model has no", unknown))
+            if names
+        ]
+        raise FileFormatError("; ".join(parts))
+
+
+def _check_tensor(name: str, expected: object, given: Tensor) -> None:
+    """Raise unless a tensor of the file fits its place in the model."""
+    if not isinstance(expected, Tensor):
+        raise ValueError(f"the model's state {name!r} is no tensor, which a file can not hold")
+    if is_lazy(expected):
+        raise ValueError(f"the model's parameter {name!r} is lazy and has no shape yet")
+    if given.dtype != expected.dtype or given.shape != expected.shape:
+        raise FileFormatError(
+            f"tensor {name!r} is {given.dtype} {tuple(given.shape)} in the file and "
+            f"{expected.dtype} {tuple(expected.shape)} in the model"
+        )
+
+
+def _check_ties(
+    manifest: Manifest, expected: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
+) -> None:
+    """What the file ties the model must tie, and the other way round."""
+    names = [name for name in manifest.tied if name in expected]
+    for name, owner in manifest.tied.items():
+        if name in expected:
+            tied = expected.get(owner) is expected[name]
+        else:
+            tied = _same_source(name, owner, modules)
+        if not tied:
+            raise FileFormatError(f"the file ties {name!r} to {owner!r}, the model does not")
+    first: dict[int, str] = {}
+    for name, value in expected.items():
+        owner = first.setdefault(id(value), name)
+        if owner != name and name not in names and owner not in names:
+            raise FileFormatError(
+                f"the model ties {name!r} to {owner!r}, the file holds two tensors"
+            )
+
+
+def _same_source(name: str, owner: str, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether two tensors of engine layers come from one float tensor of the model."""
+    (ours, key), (theirs, other) = _split(name), _split(owner)
+    a, b = modules.get(ours), modules.get(theirs)
+    if a is None or b is None or key != other:
+        return False
+    if a is b:
+        return True
+    if key.startswith("input_"):
+        return False
+    source = "bias" if key == "bias" else "weight"
+    if isinstance(a, Linear) and isinstance(b, Linear):
+        return a._buffers.get(key) is b._buffers.get(key) is not None
+    return getattr(a, source, None) is getattr(b, source, 0)
+
+
+def _split(name: str) -> tuple[str, str]:
+    module, _, key = name.rpartition(".")
+    return module, key
+
+
+def _check_meta(model: nn.Module, covered: set[int], plan: _Plan) -> None:
+    """Raise for tensors on "meta" that the file does not fill."""
+    for name, module in model.named_modules():
+        if id(module) in plan.engines:
+            continue
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor.is_meta and id(tensor) not in covered:
+                raise ValueError(
+                    f"{f'{name}.{key}' if name else key!r} is on 'meta' and not part of the "
+                    "state (a non-persistent buffer?), so no file can fill it; build the model "
+                    "on the CPU"
+                )
+
+
+def _share(manifest: Manifest, modules: Mapping[str, nn.Module], plan: _Plan) -> None:
+    """Let tied engine layers hold the very same buffers again."""
+    for name, owner in manifest.tied.items():
+        (ours, key), (theirs, _) = _split(name), _split(owner)
+        if ours in manifest.layers and theirs in manifest.layers:
+            a, b = plan.engines[id(modules[ours])], plan.engines[id(modules[theirs])]
+            a._buffers[key] = b._buffers[key]
+
+
+def _place(expected: Mapping[str, Tensor], plan: _Plan) -> None:
+    """Make the tensors what the model will hold: on its devices, tied ones once."""
+    made: dict[int, Tensor] = {}
+    for name, value in expected.items():
+        if id(value) not in made:
+            tensor = plan.state[name]
+            tensor = tensor.clone() if value.is_meta else tensor.to(value.device, copy=True)
+            if isinstance(value, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=value.requires_grad)
+            made[id(value)] = tensor
+        plan.state[name] = made[id(value)]
+
+
+def _commit(model: nn.Module, plan: _Plan) -> nn.Module:
+    """Change the model, or put it back as it was."""
+    if id(model) in plan.engines:
+        return plan.engines[id(model)]
+    before = [(module, [dict(part) for part in _parts(module)]) for module in model.modules()]
+    # While the rest is loaded, strictly, nothing stands where the engine layers will be.
+    gaps = {key: nn.Identity() for key in plan.engines}
+    try:
+        substitute(model, gaps, inplace=True)
+        model.load_state_dict(plan.state, strict=True, assign=True)
+        filled = {id(gaps[key]): engine for key, engine in plan.engines.items()}
+        substitute(model, {**filled, **plan.identities}, inplace=True)
+    except BaseException:
+        for module, parts in before:
+            for now, then in zip(_parts(module), parts, strict=True):
+                now.clear()
+                now.update(then)
+        raise
+    return model.eval()
+
+
+def _parts(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return (module._parameters, module._buffers, module._modules)
