@@ -26,7 +26,7 @@ class Linear(nn.Module):
     Takes what ``nn.Linear`` takes: x fp32 [..., in_features] on the CPU, gives fp32
     [..., out_features]. The arithmetic is that of docs/numerics.md: the same integers as the
     fake-quantized module in eval mode, on every instruction set and for any number of threads.
-    A new instance keeps no weights (y = act(b)); fill it with ``from_float`` or ``load_state_dict``.
+    A new instance keeps no weights (y = act(b)); ``from_float`` and ``load_state_dict`` fill it.
 
     Args:
         scheme: how activations are quantized.
