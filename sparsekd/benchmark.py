@@ -311,7 +311,7 @@ def benchmark(
     cases = {name: _rotation(name, given) for name, given in _cases(inputs).items()}
     settings = {"rounds": rounds, "calls": calls, "pause_s": pause_s, "min_block_s": min_block_s}
     rows = []
-    with _eval_mode(models.values()), _threads(threads), torch.inference_mode():
+    with _eval_mode(models.values()), torch_threads(threads), torch.inference_mode():
         for case, rotation in cases.items():
             engines = {name: _caller(model, rotation) for name, model in models.items()}
             times = measure(
@@ -368,7 +368,8 @@ def _eval_mode(models: Iterable[object]) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Set torch's thread count for a while; None leaves it."""
     before = torch.get_num_threads()
     try:
         if count is not None:

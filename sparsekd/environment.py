@@ -11,25 +11,32 @@ from typing import Any
 
 import torch
 
-__all__ = ["cores", "cpu_model", "environment"]
+__all__ = ["cores", "cpu_model", "environment", "host"]
 
 
 def environment() -> dict[str, Any]:
-    """Date, processor, threads, ISA and versions. No host name, no path.
+    """Date, processor, threads, versions and ISA. No host name, no path.
 
     Returns:
         Plain JSON types. ``isa`` is None where the compiled part is not present.
 
+    Raises:
+        ValueError: the variable SPARSEKD_ISA names an ISA that this processor does not have.
+
     >>> environment()["threads"]
     2
     """
+    return host() | {"isa": _isa()}
+
+
+def host() -> dict[str, Any]:
+    """:func:`environment` without the ISA, so without a look at the compiled part."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "cpu": cpu_model(),
         "machine": platform.machine(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
-        "isa": _isa(),
         "os": " ".join([platform.system(), *platform.libc_ver()]).strip(),
         "versions": {
             "python": platform.python_version(),

@@ -108,11 +108,13 @@ class Peer:
         kind: what it competes as.
         build: does all packing and compiling; raises :class:`PeerMissingError` where its package
             is absent.
+        ours: it is judged against the others, and no yardstick itself.
     """
 
     name: str
     kind: Kind
     build: Callable[[LinearProblem], Engine]
+    ours: bool = False
 
 
 class PeerMissingError(ImportError):
