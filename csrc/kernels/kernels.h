@@ -48,6 +48,77 @@ struct TileS8 {
   std::int64_t acc_stride;
 };
 
+// A windowed fp32 weight (formats/windowed_f32.h draws it): one kept weight a lane and step.
+struct WindowedF32 {
+  const float* values;             // [steps][16]
+  const std::uint32_t* positions;  // [words][16] `bits` a step, several steps a word
+  const std::uint8_t* steps;       // [slices][taps * windows]
+  const std::int64_t* step_ptr;    // [slices + 1]
+  const std::int64_t* word_ptr;    // [slices + 1] first word of a slice
+  int window;                      // 16 (4 bits, 8 steps a word) or 32 (5 bits, 6 steps a word)
+};
+
+// A windowed bf16 weight (formats/windowed_bf16.h): two kept weights a lane and step, windows
+// of 32.
+struct WindowedBf16 {
+  const std::uint16_t* values;     // [steps][16][2]
+  const std::uint16_t* positions;  // [words][16][2] 5 bits a step, 3 steps a word
+  const std::uint8_t* steps;       // [slices][taps * windows]
+  const std::int64_t* step_ptr;    // [slices + 1]
+  const std::int64_t* word_ptr;    // [slices + 1]
+};
+
+// One tile of fp32 sums; fields as in TileS8. Input: float, or std::uint16_t holding bf16 bits.
+template <class Input>
+struct FloatTile {
+  const Input* const* rows;  // [taps][row_count]
+  int row_count;
+  int taps;
+  std::int64_t inputs;
+  std::int64_t first_slice;
+  std::int64_t slice_count;
+  float* acc;  // [row_count][acc_stride]
+  std::int64_t acc_stride;
+};
+using TileF32 = FloatTile<float>;
+using TileBf16 = FloatTile<std::uint16_t>;
+
+// Depthwise weights: channel c of the output reads channel c of the input alone. Tiles as above
+// with inputs = channels; slices are runs of 16 channels and the last may be short (then exactly
+// the existing channels of rows and values are read; acc is written to a multiple of 16).
+struct DepthwiseS8 {
+  const std::int8_t* values;        // [taps][channels]
+  const std::int32_t* weight_sums;  // [channels rounded up to 16]
+};
+struct DepthwiseF32 {
+  const float* values;  // [taps][channels]
+};
+
+// y = act(acc + bias) for fp32 sums; fields as in EpilogueFp32.
+struct EpilogueSums {
+  const float* acc;
+  std::int64_t acc_stride;
+  int row_count;
+  std::int64_t columns;
+  const float* bias;
+  Activation activation;
+  float* y;
+  std::int64_t y_stride;
+};
+
+// CSR fp32 (formats/csr_f32.h): a panel of x is transposed to K-major, then each kept weight is
+// broadcast against a vector of rows.
+struct CsrF32Tile {
+  const float* panel;              // [inputs of the block][panel_rows], 64-byte aligned
+  std::int64_t panel_rows;         // a multiple of 16, at most 128
+  const float* values;             // the kept weights of the layer
+  const std::uint16_t* positions;  // their input, relative to the block's first
+  const std::int64_t* begin;       // [output_count] first entry of each output in this block
+  const std::int64_t* end;         // [output_count]
+  std::int64_t output_count;
+  float* acc;  // [output_count][panel_rows], added to
+};
+
 // Turns a tile of sums into fp32 output: y = act(float(acc) * (row_scale * scale) + bias).
 struct EpilogueFp32 {
   const std::int32_t* acc;  // [row_count][acc_stride], readable to a multiple of 16 columns
@@ -78,6 +149,13 @@ struct KernelTable {
   void (*linear_windowed_s8)(const WindowedS8& weight, const TileS8& tile);
   void (*linear_dense_s8)(const DenseS8& weight, const TileS8& tile);
   void (*epilogue_fp32)(const EpilogueFp32& job);
+
+  // The absolute maximum, found on the bits: NaN wins over everything, Inf over numbers.
+  float (*absolute_maximum)(const float* x, std::int64_t count);
+
+  void (*depthwise_s8)(const DepthwiseS8& weight, const TileS8& tile);
+  void (*depthwise_f32)(const DepthwiseF32& weight, const TileF32& tile);
+  void (*epilogue_sums)(const EpilogueSums& job);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.

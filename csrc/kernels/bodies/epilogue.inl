@@ -1,49 +1,58 @@
-// y = act(float(acc) * (row_scale * scale) + bias), each step rounded to fp32.
+// From sums to output: y = act(float(acc) * (row_scale * scale) + bias) for integer sums and
+// y = act(acc + bias) for fp32 ones, each step rounded to fp32.
 
-template <Activation ACTIVATION, bool BIAS>
-inline F16 finish(const I16& acc, const F16& row_scale, const F16& scale, const F16& bias) {
-  F16 y = mul(to_float(acc), mul(row_scale, scale));
-  if constexpr (BIAS) y = add(y, bias);
-  return activate<ACTIVATION>(y);
-}
-
-template <Activation ACTIVATION, bool BIAS>
-void epilogue_rows(const EpilogueFp32& job) {
-  const std::int64_t whole = job.columns / kLanes * kLanes;
-  const int rest = static_cast<int>(job.columns - whole);
+// Calls finish(r, c, n) for the columns c.. of row r, 16 at a time; n < 16 in the last part.
+template <class Job, class Finish>
+inline void each_part(const Job& job, const Finish& finish) {
   for (int r = 0; r < job.row_count; ++r) {
-    const std::int32_t* acc = job.acc + r * job.acc_stride;
-    float* y = job.y + r * job.y_stride;
-    const F16 row_scale = set_f(job.row_scale[r]);
-    for (std::int64_t c = 0; c < whole; c += kLanes) {
-      const F16 bias = BIAS ? load_f(job.bias + c) : set_f(0.0f);
-      store_f(y + c,
-              finish<ACTIVATION, BIAS>(load_i(acc + c), row_scale, load_f(job.scale + c), bias));
-    }
-    if (rest == 0) continue;
-    const F16 bias = BIAS ? load_f_part(job.bias + whole, rest) : set_f(0.0f);
-    store_f_part(y + whole,
-                 finish<ACTIVATION, BIAS>(load_i(acc + whole), row_scale,
-                                          load_f_part(job.scale + whole, rest), bias),
-                 rest);
+    std::int64_t c = 0;
+    for (; c + kLanes <= job.columns; c += kLanes) finish(r, c, kLanes);
+    if (c < job.columns) finish(r, c, static_cast<int>(job.columns - c));
   }
 }
 
-template <Activation ACTIVATION>
-void epilogue_activation(const EpilogueFp32& job) {
-  job.bias != nullptr ? epilogue_rows<ACTIVATION, true>(job)
-                      : epilogue_rows<ACTIVATION, false>(job);
+template <Activation ACTIVATION, bool BIAS>
+struct FromInt32 {
+  static void run(const EpilogueFp32& job) {
+    each_part(job, [&](int r, std::int64_t c, int n) {
+      const F16 scale = mul(set_f(job.row_scale[r]), load_lanes(job.scale + c, n));
+      F16 y = mul(to_float(load_i(job.acc + r * job.acc_stride + c)), scale);
+      if constexpr (BIAS) y = add(y, load_lanes(job.bias + c, n));
+      store_lanes(job.y + r * job.y_stride + c, activate<ACTIVATION>(y), n);
+    });
+  }
+};
+
+template <Activation ACTIVATION, bool BIAS>
+struct FromFp32 {
+  static void run(const EpilogueSums& job) {
+    each_part(job, [&](int r, std::int64_t c, int n) {
+      F16 y = load_lanes(job.acc + r * job.acc_stride + c, n);
+      if constexpr (BIAS) y = add(y, load_lanes(job.bias + c, n));
+      store_lanes(job.y + r * job.y_stride + c, activate<ACTIVATION>(y), n);
+    });
+  }
+};
+
+template <template <Activation, bool> class Epilogue, Activation ACTIVATION, class Job>
+inline void with_bias(const Job& job) {
+  job.bias != nullptr ? Epilogue<ACTIVATION, true>::run(job)
+                      : Epilogue<ACTIVATION, false>::run(job);
 }
 
-void epilogue_fp32(const EpilogueFp32& job) {
+template <template <Activation, bool> class Epilogue, class Job>
+inline void run_epilogue(const Job& job) {
   switch (job.activation) {
     case Activation::none:
-      return epilogue_activation<Activation::none>(job);
+      return with_bias<Epilogue, Activation::none>(job);
     case Activation::relu:
-      return epilogue_activation<Activation::relu>(job);
+      return with_bias<Epilogue, Activation::relu>(job);
     case Activation::gelu:
-      return epilogue_activation<Activation::gelu>(job);
+      return with_bias<Epilogue, Activation::gelu>(job);
     case Activation::silu:
-      return epilogue_activation<Activation::silu>(job);
+      return with_bias<Epilogue, Activation::silu>(job);
   }
 }
+
+void epilogue_fp32(const EpilogueFp32& job) { run_epilogue<FromInt32>(job); }
+void epilogue_sums(const EpilogueSums& job) { run_epilogue<FromFp32>(job); }

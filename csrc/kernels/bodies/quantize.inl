@@ -25,7 +25,7 @@ inline void quantize_each(const float* x, std::int64_t count, std::uint8_t* u, c
 }
 
 // The absolute maximum as an integer maximum of the bits: unlike a float maximum it keeps a NaN.
-inline float absolute_maximum(const float* x, std::int64_t count) {
+float absolute_maximum(const float* x, std::int64_t count) {
   I16 most[4] = {set_i(0), set_i(0), set_i(0), set_i(0)};  // four chains hide the latency
   std::int64_t i = 0;
   for (; i + 64 <= count; i += 64) {

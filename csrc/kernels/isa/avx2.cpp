@@ -14,7 +14,9 @@ namespace {
 #include "kernels/vec/avx2.inl"
 
 #include "kernels/bodies/activations.inl"
+#include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -31,6 +33,10 @@ const KernelTable kAvx2Table = {
     avx2::linear_windowed_s8,
     avx2::linear_dense_s8,
     avx2::epilogue_fp32,
+    avx2::absolute_maximum,
+    avx2::depthwise_s8,
+    avx2::depthwise_f32,
+    avx2::epilogue_sums,
 };
 
 }  // namespace skd

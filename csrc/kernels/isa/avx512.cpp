@@ -16,7 +16,9 @@ namespace {
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
 #include "kernels/bodies/activations.inl"
+#include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -33,6 +35,10 @@ const KernelTable kAvx512Table = {
     avx512::linear_windowed_s8,
     avx512::linear_dense_s8,
     avx512::epilogue_fp32,
+    avx512::absolute_maximum,
+    avx512::depthwise_s8,
+    avx512::depthwise_f32,
+    avx512::epilogue_sums,
 };
 
 }  // namespace skd

@@ -16,7 +16,9 @@ namespace {
 #include "kernels/vec/avx512_vpermb_window.inl"
 
 #include "kernels/bodies/activations.inl"
+#include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -33,6 +35,10 @@ const KernelTable kAvx512VbmiTable = {
     avx512_vbmi::linear_windowed_s8,
     avx512_vbmi::linear_dense_s8,
     avx512_vbmi::epilogue_fp32,
+    avx512_vbmi::absolute_maximum,
+    avx512_vbmi::depthwise_s8,
+    avx512_vbmi::depthwise_f32,
+    avx512_vbmi::epilogue_sums,
 };
 
 }  // namespace skd

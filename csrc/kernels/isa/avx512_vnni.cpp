@@ -16,7 +16,9 @@ namespace {
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
 #include "kernels/bodies/activations.inl"
+#include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -33,6 +35,10 @@ const KernelTable kAvx512VnniTable = {
     avx512_vnni::linear_windowed_s8,
     avx512_vnni::linear_dense_s8,
     avx512_vnni::epilogue_fp32,
+    avx512_vnni::absolute_maximum,
+    avx512_vnni::depthwise_s8,
+    avx512_vnni::depthwise_f32,
+    avx512_vnni::epilogue_sums,
 };
 
 }  // namespace skd

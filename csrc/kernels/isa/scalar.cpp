@@ -12,7 +12,9 @@ namespace {
 #include "kernels/vec/scalar.inl"
 
 #include "kernels/bodies/activations.inl"
+#include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
+#include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -29,6 +31,10 @@ const KernelTable kScalarTable = {
     scalar::linear_windowed_s8,
     scalar::linear_dense_s8,
     scalar::epilogue_fp32,
+    scalar::absolute_maximum,
+    scalar::depthwise_s8,
+    scalar::depthwise_f32,
+    scalar::epilogue_sums,
 };
 
 }  // namespace skd

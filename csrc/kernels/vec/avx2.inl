@@ -104,6 +104,26 @@ inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, 
   store_256(p + 32, pack_u8(c, d));
 }
 
+// 16 bytes, the first n of them from memory.
+inline __m128i load_bytes(const void* p, int n) {
+  if (n == kLanes) return _mm_loadu_si128(static_cast<const __m128i*>(p));
+  alignas(16) char bytes[kLanes] = {};
+  std::memcpy(bytes, p, static_cast<std::size_t>(n));
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
+}
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  const __m128i bytes = load_bytes(p, n);
+  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+}
+inline I16 load_s8(const std::int8_t* p, int n) {
+  const __m128i bytes = load_bytes(p, n);
+  return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+}
+// u is below 2^16, so its upper half adds nothing and one vpmaddwd is the product of each lane.
+inline I16 multiply_bytes(const I16& u, const I16& s) {
+  return {_mm256_madd_epi16(u.low, s.low), _mm256_madd_epi16(u.high, s.high)};
+}
+
 constexpr std::int32_t kInputOffset = 128;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
 

@@ -46,5 +46,14 @@ inline void store_u8(std::uint8_t* p, I16 a, I16 b, I16 c, I16 d) {
   _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
 }
 
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p));
+}
+inline I16 load_s8(const std::int8_t* p, int n) {
+  return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p));
+}
+// u is below 2^16, so its upper half adds nothing and one vpmaddwd is the product of each lane.
+inline I16 multiply_bytes(I16 u, I16 s) { return _mm512_madd_epi16(u, s); }
+
 using DenseW = __m512i;
 inline DenseW load_dense(const std::int8_t* p) { return _mm512_loadu_si512(p); }

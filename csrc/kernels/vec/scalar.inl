@@ -112,6 +112,14 @@ inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, 
   }
 }
 
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  return each<I16>([&](int i) { return i < n ? std::int32_t{p[i]} : 0; });
+}
+inline I16 load_s8(const std::int8_t* p, int n) {
+  return each<I16>([&](int i) { return i < n ? std::int32_t{p[i]} : 0; });
+}
+inline I16 multiply_bytes(const I16& u, const I16& s) { return mul_i(u, s); }
+
 constexpr std::int32_t kInputOffset = 0;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
 
