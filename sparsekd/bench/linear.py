@@ -11,7 +11,7 @@ import torch
 
 from sparsekd.bench.onnx_runtime import onnx_runtime_peers
 from sparsekd.bench.openvino_runtime import openvino_peers
-from sparsekd.bench.ours import our_peers
+from sparsekd.bench.ours import our_peers, pattern_of
 from sparsekd.bench.peers import (
     Engine,
     Kind,
@@ -81,14 +81,17 @@ class LinearBenchConfig:
         """The sparsities as numbers.
 
         Raises:
-            ValueError: one is not a number.
+            ValueError: one is not a number, or no n:32 pattern has it.
         """
         try:
-            return [float(text) for text in _items(self.sparsities)]
+            shares = [float(text) for text in _items(self.sparsities)]
         except ValueError:
             raise ValueError(
                 f"sparsities must be numbers such as 0.5,0.75, got {self.sparsities!r}"
             ) from None
+        for share in shares:
+            pattern_of(share)
+        return shares
 
 
 def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearBenchResult:

@@ -91,6 +91,7 @@ class Point:
 
     def __rich__(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table("engine", title=self.title, title_justify="left")
         for name in ("median ms", "p10..p90 ms", "error", *(f"vs {kind}" for kind in _RIVALS)):
@@ -99,8 +100,10 @@ class Point:
             verdicts = [self._verdict(entry, kind) for kind in _RIVALS]
             times = format_times(entry.samples)
             table.add_row(entry.name, *times, f"{entry.error:.1e}", *verdicts)
-        for name, reason in self.absent.items():
-            table.add_row(f"{name}: {reason}")
+        if self.absent:
+            lines = [f"{name}: {reason}" for name, reason in self.absent.items()]
+            table.caption = Text("\n".join(lines))  # Text: "[bench]" is no colour
+            table.caption_justify = "left"
         return table
 
     def _verdict(self, entry: Entry, kind: Kind) -> str:
@@ -150,7 +153,7 @@ class LinearBenchResult:
             table.add_column(name)
         table.add_column("median ms", justify="right")
         for kind in _RIVALS:
-            table.add_column(f"best {kind}", justify="right")
+            table.add_column(f"best {kind}, ms", justify="right")
             table.add_column("ratio", justify="right", no_wrap=True)
         for point in self.points:
             for entry in point.entries:
@@ -169,7 +172,7 @@ def _summary_cells(point: Point, entry: Entry) -> list[str]:
     cells = [point.title, entry.name, format_times(entry.samples)[0]]
     for kind in _RIVALS:
         best = point.best(kind)
-        cells.append(f"{best.name} {format_times(best.samples)[0]}" if best else "none")
+        cells.append(format_times(best.samples)[0] if best else "none")
         cells.append(_ratio_cell(point.ratio(entry, kind)))
     return cells
 

@@ -79,7 +79,7 @@ COMMANDS = (
         ("quickstart",),
         "Distill, prune, quantize, convert, verify and measure a classifier of real digits.",
         (
-            "sparsekd quickstart                        all of it, two minutes at most on two cores",
+            "sparsekd quickstart                        all of it, in two minutes on two cores",
             "sparsekd quickstart --seed 7 --out run7    other numbers, another folder",
             "sparsekd quickstart --seeds 1 --epochs 4   a quick look",
         ),

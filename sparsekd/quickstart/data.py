@@ -55,7 +55,7 @@ def load_digits(test_share: float = 0.3, seed: int = 0) -> Digits:
         ValueError: ``test_share`` out of range.
 
     >>> load_digits().test_images.shape
-    torch.Size([540, 64])
+    torch.Size([539, 64])
     """
     if not 0.0 < test_share < 1.0:
         raise ValueError(f"test_share must lie between 0 and 1, got {test_share!r}")
