@@ -116,9 +116,8 @@ def snapshot(model: nn.Module) -> list[object]:
     for name, module in model.named_modules(remove_duplicate=False):
         found.append((name, id(module), type(module), module.training))
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            content = (
-                None if tensor is None or tensor.is_meta else tensor.detach().numpy().tobytes()
-            )
+            empty = tensor is None or tensor.is_meta or is_lazy(tensor)
+            content = None if empty else tensor.detach().numpy().tobytes()
             found.append((name, key, id(tensor), content))
     return found
 

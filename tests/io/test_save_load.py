@@ -299,7 +299,7 @@ def test_models_that_do_not_fit_are_refused_by_name_and_left_alone(path, student
         (changed("norm", nn.LayerNorm(20)), r"model has no 'norm\.num_batches_tracked', 'norm\.r"),
         (changed("more", nn.Linear(2, 2)), r"the file lacks 'more\.bias', 'more\.weight'"),
         (changed("head", nn.Linear(20, 6)), r"'head\.weight' is .* \(5, 20\) in .* \(6, 20\) in"),
-        (changed("head", nn.Linear(20, 5).double()), r"float32 \(5, 20\) .* float64 \(5, 20\) in"),
+        (changed("head", nn.Linear(20, 5).double()), r"float32 \(5, 20\) .*float64 \(5, 20\) in"),
         (changed("head", nn.LazyLinear(5)), r"'head\.weight' is lazy"),
         (changed("head", Extra(20, 5)), r"the file lacks 'head\._extra_state'"),
     ]
