@@ -15,15 +15,17 @@ constexpr std::int64_t kMaxSteps = kWindow / kDot;    // of one slice and window
 constexpr int kQuarter = 16;                          // bytes of a quarter of a window
 
 struct Shape {
+  SlicedOutputs layout;
   std::int64_t slices, windows_per_tap, windows;
 };
 
-Shape shape_of(std::int64_t outputs, std::int64_t inputs, int taps) {
+Shape shape_of(std::int64_t outputs, std::int64_t inputs, int taps, std::int64_t groups) {
   require(outputs >= 0 && inputs >= 0 && taps >= 1, "a windowed weight of ", outputs, " outputs, ",
           inputs, " inputs and ", taps, " taps; expected sizes of at least 0 and one tap");
   checked_mul(checked_mul(outputs, inputs), taps);
   const std::int64_t per_tap = ceil_div(inputs, kWindow);
-  return {ceil_div(outputs, kLanes), per_tap, checked_mul(per_tap, taps)};
+  const SlicedOutputs layout = SlicedOutputs::of(outputs, groups);
+  return {layout, layout.slices(), per_tap, checked_mul(per_tap, taps)};
 }
 
 std::int64_t window_length(std::int64_t inputs, std::int64_t window) {
@@ -60,8 +62,8 @@ std::int64_t check_lane(const std::int8_t* values, const std::uint8_t* positions
 }  // namespace
 
 WindowedS8Weight WindowedS8Weight::from_parts(const WindowedS8Parts& parts, std::int64_t outputs,
-                                              std::int64_t inputs, int taps) {
-  const Shape shape = shape_of(outputs, inputs, taps);
+                                              std::int64_t inputs, int taps, std::int64_t groups) {
+  const Shape shape = shape_of(outputs, inputs, taps, groups);
   require(parts.slices == shape.slices && parts.windows == shape.windows, "steps: shape [",
           parts.slices, ", ", parts.windows, "], expected [", shape.slices, ", ", shape.windows,
           "] for ", outputs, " outputs and ", inputs, " inputs");
@@ -86,7 +88,7 @@ WindowedS8Weight WindowedS8Weight::from_parts(const WindowedS8Parts& parts, std:
 
   for (std::int64_t slice = 0; slice < shape.slices; ++slice) {
     std::int64_t step = parts.step_ptr[slice];
-    const std::int64_t lanes = std::min<std::int64_t>(kLanes, outputs - kLanes * slice);
+    const std::int64_t lanes = shape.layout.lanes(slice);
     for (std::int64_t w = 0; w < shape.windows; ++w) {
       const std::int64_t count = parts.steps[slice * shape.windows + w];
       std::int64_t longest = 0;
@@ -94,8 +96,8 @@ WindowedS8Weight WindowedS8Weight::from_parts(const WindowedS8Parts& parts, std:
         const std::int64_t kept =
             check_lane(parts.values + step * kStepEntries, parts.positions + step * kStepEntries,
                        count, lane, window_length(inputs, w % shape.windows_per_tap));
-        require(kept == 0 || lane < lanes, "values: slice ", slice, " holds a weight of output ",
-                kLanes * slice + lane, ", but there are ", outputs, " outputs");
+        require(kept == 0 || lane < lanes, "values: slice ", slice, " holds a weight in lane ",
+                lane, ", but has ", lanes, " outputs");
         longest = std::max(longest, kept);
       }
       require(ceil_div(longest, kDot) == count, "steps: slice ", slice, ", window ", w, " has ",
@@ -105,10 +107,9 @@ WindowedS8Weight WindowedS8Weight::from_parts(const WindowedS8Parts& parts, std:
   }
 
   WindowedS8Weight weight;
-  weight.outputs_ = outputs;
+  weight.layout_ = shape.layout;
   weight.inputs_ = inputs;
   weight.taps_ = taps;
-  weight.slices_ = shape.slices;
   weight.windows_ = shape.windows;
   const std::int64_t entries = checked_mul(parts.total_steps, kStepEntries);
   weight.values_ = Buffer<std::int8_t>::copy_of(parts.values, entries);
@@ -120,18 +121,17 @@ WindowedS8Weight WindowedS8Weight::from_parts(const WindowedS8Parts& parts, std:
 }
 
 WindowedS8Weight WindowedS8Weight::pack(const std::int8_t* dense, std::int64_t outputs,
-                                        std::int64_t inputs, int taps) {
-  const Shape shape = shape_of(outputs, inputs, taps);
+                                        std::int64_t inputs, int taps, std::int64_t groups) {
+  const Shape shape = shape_of(outputs, inputs, taps, groups);
   const std::int64_t columns = inputs * taps;
   const auto row_part = [&](std::int64_t output, std::int64_t w) {
     const std::int64_t tap = w / shape.windows_per_tap, window = w % shape.windows_per_tap;
     return dense + output * columns + tap * inputs + window * kWindow;
   };
   WindowedS8Weight weight;
-  weight.outputs_ = outputs;
+  weight.layout_ = shape.layout;
   weight.inputs_ = inputs;
   weight.taps_ = taps;
-  weight.slices_ = shape.slices;
   weight.windows_ = shape.windows;
   weight.steps_ = Buffer<std::uint8_t>::zeros(checked_mul(shape.slices, shape.windows));
   weight.step_ptr_ = Buffer<std::int64_t>::zeros(shape.slices + 1);
@@ -141,7 +141,8 @@ WindowedS8Weight WindowedS8Weight::pack(const std::int8_t* dense, std::int64_t o
     for (std::int64_t w = 0; w < shape.windows; ++w) {
       const std::int64_t length = window_length(inputs, w % shape.windows_per_tap);
       std::int64_t longest = 0;
-      for (std::int64_t o = kLanes * slice; o < std::min(outputs, kLanes * (slice + 1)); ++o) {
+      for (int lane = 0; lane < shape.layout.lanes(slice); ++lane) {
+        const std::int64_t o = shape.layout.first_output(slice) + lane;
         const std::int8_t* part = row_part(o, w);
         longest = std::max<std::int64_t>(longest, length - std::count(part, part + length, 0));
       }
@@ -159,14 +160,14 @@ WindowedS8Weight WindowedS8Weight::pack(const std::int8_t* dense, std::int64_t o
     std::int64_t step = weight.step_ptr_[slice];
     for (std::int64_t w = 0; w < shape.windows; ++w) {
       const std::int64_t length = window_length(inputs, w % shape.windows_per_tap);
-      for (std::int64_t o = kLanes * slice; o < std::min(outputs, kLanes * (slice + 1)); ++o) {
+      for (int lane = 0; lane < shape.layout.lanes(slice); ++lane) {
+        const std::int64_t o = shape.layout.first_output(slice) + lane;
         const std::int8_t* part = row_part(o, w);
         std::int64_t kept = 0;
         for (std::int64_t i = 0; i < length; ++i) {
           if (part[i] == 0) continue;
           require(part[i] != -128, "weight: -128 in output ", o, ", expected -127..127");
-          const std::int64_t at =
-              (step + kept / kDot) * kStepEntries + o % kLanes * kDot + kept % kDot;
+          const std::int64_t at = (step + kept / kDot) * kStepEntries + lane * kDot + kept % kDot;
           weight.values_[at] = part[i];
           weight.positions_[at] = static_cast<std::uint8_t>(i);
           ++kept;
@@ -182,8 +183,8 @@ WindowedS8Weight WindowedS8Weight::pack(const std::int8_t* dense, std::int64_t o
 void WindowedS8Weight::unpack(std::int8_t* dense) const {
   const std::int64_t columns = inputs_ * taps_;
   const std::int64_t per_tap = ceil_div(inputs_, kWindow);
-  std::fill_n(dense, outputs_ * columns, std::int8_t{0});
-  for (std::int64_t slice = 0; slice < slices_; ++slice) {
+  std::fill_n(dense, outputs() * columns, std::int8_t{0});
+  for (std::int64_t slice = 0; slice < slices(); ++slice) {
     std::int64_t step = step_ptr_[slice];
     for (std::int64_t w = 0; w < windows_; ++w) {
       const std::int64_t column = w / per_tap * inputs_ + w % per_tap * kWindow;
@@ -192,7 +193,7 @@ void WindowedS8Weight::unpack(std::int8_t* dense) const {
         for (std::int64_t i = 0; i < kStepEntries; ++i) {
           const std::int8_t value = values_[step * kStepEntries + i];
           if (value == 0) continue;
-          dense[(kLanes * slice + i / kDot) * columns + column +
+          dense[(layout_.first_output(slice) + i / kDot) * columns + column +
                 positions_[step * kStepEntries + i]] = value;
         }
       }
@@ -202,9 +203,9 @@ void WindowedS8Weight::unpack(std::int8_t* dense) const {
 
 void WindowedS8Weight::derive() {
   quarters_ = Buffer<std::uint8_t>::zeros(total_steps());
-  weight_sums_ = Buffer<std::int32_t>::zeros(checked_mul(slices_, kLanes));
+  weight_sums_ = Buffer<std::int32_t>::zeros(checked_mul(slices(), kLanes));
   largest_sum_ = 0;
-  for (std::int64_t slice = 0; slice < slices_; ++slice) {
+  for (std::int64_t slice = 0; slice < slices(); ++slice) {
     std::array<std::int64_t, kLanes> sums{}, absolute{};
     for (std::int64_t step = step_ptr_[slice]; step < step_ptr_[slice + 1]; ++step) {
       for (std::int64_t i = 0; i < kStepEntries; ++i) {
@@ -236,14 +237,14 @@ std::int64_t WindowedS8Weight::packed_bytes() const {
 }
 
 std::int64_t WindowedS8Weight::bytes_per_slice() const {
-  return slices_ == 0 ? 0 : ceil_div(2 * kStepEntries * total_steps(), slices_);
+  return slices() == 0 ? 0 : ceil_div(2 * kStepEntries * total_steps(), slices());
 }
 
 std::int64_t WindowedS8Weight::largest_weight_sum() const { return largest_sum_; }
 
 WindowedS8Parts WindowedS8Weight::parts() const {
   return {values_.data(), positions_.data(), total_steps(),   steps_.data(),
-          slices_,        windows_,          step_ptr_.data()};
+          slices(),       windows_,          step_ptr_.data()};
 }
 
 }  // namespace skd

@@ -9,6 +9,9 @@
 //     positions[16][4] u8   | lane 0: p0 p1 p2 p3 | ...                                     64 B
 //   y[16 slice + lane] += v0 * x[64 window + p0] + ... + v3 * x[64 window + p3]
 //
+// Convolutions: `taps` = kh * kw and `groups`; the outputs of a group fill slices of their own (the
+// last one of each group padded), `inputs` are the channels of one group.
+//
 // The windows of a slice follow each other, taps outermost: window index w = tap * windows_per_tap
 // + window; step t of (slice, w) stands at row  step_ptr[slice] + sum(steps[slice][0..w)) + t  of
 // `values` and `positions`.
@@ -24,6 +27,7 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "formats/sliced_outputs.h"
 #include "kernels/kernels.h"
 
 namespace skd {
@@ -43,19 +47,20 @@ class WindowedS8Weight {
  public:
   // Copies and validates stored arrays. Throws skd::Error naming the array that is wrong.
   static WindowedS8Weight from_parts(const WindowedS8Parts& parts, std::int64_t outputs,
-                                     std::int64_t inputs, int taps = 1);
+                                     std::int64_t inputs, int taps = 1, std::int64_t groups = 1);
   // Packs a dense matrix [outputs][taps * inputs]; zeros are dropped. Throws on -128.
   static WindowedS8Weight pack(const std::int8_t* dense, std::int64_t outputs, std::int64_t inputs,
-                               int taps = 1);
+                               int taps = 1, std::int64_t groups = 1);
   // Writes the dense matrix [outputs][taps * inputs].
   void unpack(std::int8_t* dense) const;
 
-  std::int64_t outputs() const { return outputs_; }
+  std::int64_t outputs() const { return layout_.outputs; }
   std::int64_t inputs() const { return inputs_; }
   int taps() const { return taps_; }
-  std::int64_t slices() const { return slices_; }
+  const SlicedOutputs& layout() const { return layout_; }
+  std::int64_t slices() const { return layout_.slices(); }
   std::int64_t windows() const { return windows_; }
-  std::int64_t total_steps() const { return step_ptr_[slices_]; }
+  std::int64_t total_steps() const { return step_ptr_[slices()]; }
   std::int64_t packed_bytes() const;        // values + positions + steps + step_ptr
   std::int64_t bytes_per_slice() const;     // mean weight bytes that one slice streams
   std::int64_t largest_weight_sum() const;  // max over outputs of sum |w|
@@ -66,7 +71,8 @@ class WindowedS8Weight {
   WindowedS8Weight() = default;
   void derive();  // quarters, sums, uniform step count: what is never stored
 
-  std::int64_t outputs_ = 0, inputs_ = 0, slices_ = 0, windows_ = 0, largest_sum_ = 0;
+  SlicedOutputs layout_;
+  std::int64_t inputs_ = 0, windows_ = 0, largest_sum_ = 0;
   int taps_ = 1;
   Buffer<std::int8_t> values_;
   Buffer<std::uint8_t> positions_, steps_, quarters_;
