@@ -190,9 +190,12 @@ def _plan_activations(
         # An engine model may be filled once more.
         original = found.original if isinstance(found, FusedActivation) else found
         if found is None or original is None or activation_name(original) != entry.activation:
+            what = "no module"
+            if original is not None:
+                what = f"{type(original).__name__}({original.extra_repr()})"
             raise FileFormatError(
                 f"layer {name!r} runs the {entry.activation} at {place!r}, where the model has "
-                f"{'no module' if original is None else repr(original)}"
+                f"{what}"
             )
         planned = plan.identities.setdefault(id(found), FusedActivation(original, engine))
         if planned.layer is not engine or len(places.get(id(found), [])) > 1:

@@ -153,7 +153,7 @@ class Manifest(_Strict):
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))
+            place = ".".join(map(str, first["loc"]))[:120]
             given = repr(first["input"])[:80]
             message = first["msg"].removeprefix("Value error, ")
             raise FileFormatError(f"manifest field {place!r}: {message}, got {given}") from error
