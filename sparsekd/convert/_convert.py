@@ -28,8 +28,10 @@ __all__ = ["KERNELS", "convert"]
 
 KERNELS = ("auto", "windowed", "dense", "torch")
 
-# Windowed and dense do the same work per stored group of 16 outputs x 4 inputs, and windowed adds
-# a permute: below half of dense's groups it is ahead on every CPU that was measured (KERNELS.md).
+# A windowed group of 16 outputs x 4 inputs stores a position beside each value, so up to half of
+# dense's groups it takes no more bytes; with AVX512-VBMI that is also about where it becomes the
+# faster one. Older instruction sets cross over at fewer groups. The choice does not look at the
+# CPU, so that the same model always converts to the same file.
 _WINDOWED_SHARE = 0.5
 
 
@@ -58,7 +60,8 @@ def convert(
     into the layer before it when it is the only user of that layer's output and both are called
     exactly once; an ``nn.Identity`` stays in its place. Activation functions (``F.relu``) are part
     of the forward code and stay. Layers that can not be converted stay as they are, with the
-    reason in the report. The result is in eval mode: the engine does not train.
+    reason in the report. The result is in eval mode, and to be called without gradients
+    (``torch.inference_mode()``): the engine does not train.
 
     Args:
         model: any model; a deep copy is converted.
@@ -67,8 +70,8 @@ def convert(
         scheme: "auto" takes each layer's own fake-quant scheme and leaves float layers alone;
             "int8" or ``Int8()`` converts float layers too, with dynamic activations.
         kernel: "windowed" (sparse weights), "dense", "torch" (leave the layers as they are), or
-            "auto": windowed where it packs into at most half of dense's groups, else dense; a rule
-            of thumb, not a measurement.
+            "auto": windowed where it packs into at most half of dense's groups (then it takes no
+            more bytes), else dense; a rule of thumb for AVX512-VBMI, not a measurement.
         include, exclude: layers by name glob or type; see :func:`sparsekd.modules.select`.
         allow_float: let ``kernel="torch"`` leave a float layer in float although an int8 scheme
             was asked for. The rule of thumb never does.

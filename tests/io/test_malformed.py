@@ -86,7 +86,7 @@ def test_every_flipped_bit_is_refused_or_runs_within_its_buffers(small, part):
     if part == "header":
         content = small.read_bytes()
         assert refused + loaded == 8 * (8 + int.from_bytes(content[:8], "little"))
-        # What loads: other digits of the hash and of the percentile, and capital exponents.
+        # What loads: other digits of the hash and of the observer's percentile.
         assert loaded < 0.06 * refused
     else:
         keys = ("step_ptr", "steps", "positions", "input_zero_point")
