@@ -22,7 +22,6 @@ _HOOKS = {
     "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
     "_load_state_dict_post_hooks": "load_state_dict post-hook",
 }
-_FAKE_QUANT_BUFFERS = {"input_scale", "input_zero_point", "input_min", "input_max"}
 
 
 def foreign_hooks(module: nn.Module) -> list[str]:
@@ -91,7 +90,8 @@ def weight_readers(model: nn.Module) -> dict[int, str]:
 
 def why_torch(module: nn.Linear) -> str:
     """Why the engine can not stand for this layer; "" where it can."""
-    if quant_spec(module) is None and type(module) is not nn.Linear:
+    quantized = quant_spec(module) is not None
+    if not quantized and type(module) is not nn.Linear:
         return f"{type(module).__name__} is a subclass of nn.Linear and may compute something else"
     weight, bias = module.weight, module.bias
     for tensor in (weight, bias):
@@ -99,9 +99,9 @@ def why_torch(module: nn.Linear) -> str:
             return f"its tensors are on {tensor.device}; the engine runs on the CPU"
         if tensor is not None and tensor.dtype != torch.float32:
             return f"its tensors are {str(tensor.dtype)[6:]}; the engine takes float32"
-    known = {"weight_mask"} | (_FAKE_QUANT_BUFFERS if quant_spec(module) else set())
-    extra = _extra(module._parameters, {"weight", "bias"}) + _extra(module._buffers, known)
-    extra += _extra(module._modules, set())
+    extra = _extra(module._parameters, {"weight", "bias"}) + _extra(module._modules, set())
+    if not quantized:  # a fake-quantized layer has buffers of its own: ranges and observers
+        extra += _extra(module._buffers, {"weight_mask"})
     return f"it holds more than a weight and a bias: {', '.join(extra)}" if extra else ""
 
 

@@ -101,17 +101,14 @@ def convert(
         for name, act in flow.pairs.items()
         if name in layers and not foreign_hooks(model.get_submodule(act))
     }
+    acts = {name: model.get_submodule(act) for name, act in fused.items()}
     planned = {
-        name: _pack(name, layer, wanted, kernel, model.get_submodule(fused[name]))
-        if name in fused
-        else _pack(name, layer, wanted, kernel, None)
-        for name, layer in layers.items()
+        name: _pack(name, layer, wanted, kernel, acts.get(name)) for name, layer in layers.items()
     }
     _share_ties(layers, planned)
     report = _report(model, planned, fused, stay, flow)
     new: dict[int, nn.Module] = {id(layers[name]): plan.engine for name, plan in planned.items()}
-    for name, act in fused.items():
-        module = model.get_submodule(act)
+    for name, module in acts.items():
         new[id(module)] = FusedActivation(copy.deepcopy(module), planned[name].engine)
     flags = [(module, module.training) for module in model.modules()]
     result = substitute(model, new, inplace=inplace).eval()
@@ -272,8 +269,9 @@ def _report(
                     name, kind, engine.kernel, engine.activation, sparsity, planned[name].reason
                 )
             )
-        elif name in into:
-            rows.append(ConversionRow(name, kind, "fused", None, None, f"runs in {into[name]!r}"))
+        elif name in into or isinstance(module, FusedActivation):
+            where = repr(into[name]) if name in into else "the engine layer before"
+            rows.append(ConversionRow(name, kind, "fused", None, None, f"runs in {where}"))
         elif isinstance(module, (Linear, nn.Linear)) or not module._modules or module._parameters:
             reason = "already an engine layer" if isinstance(module, Linear) else ""
             reason = reason or stay.get(id(module)) or f"no engine kernel for {kind}"

@@ -1,4 +1,4 @@
-"""convert and to_float: what is replaced, what stays, what is refused, and what the report says."""
+"""convert: what is replaced, what stays, what is refused, and what the report says."""
 
 from __future__ import annotations
 
@@ -9,149 +9,13 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from convert_models import Net, mask_, mlp
+from torch import nn
 
 from sparsekd.convert import FusedActivation, convert, to_float
 from sparsekd.nn import Linear
 from sparsekd.quantize import calibrate, prepare_
 from sparsekd.spec import NM, Int8, Unstructured
-
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
-
-
-@pytest.fixture(autouse=True)
-def _seed_and_no_grad():
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
-
-
-def mlp(act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(40, 33), act(), nn.Linear(33, 7))
-
-
-def mask_(layer: nn.Linear, pattern) -> None:
-    """A recorded mask, as pruning leaves it."""
-    layer.register_buffer("weight_mask", pattern.mask(layer.weight.detach().abs()))
-    layer.weight.mul_(layer.weight_mask)
-
-
-class Net(nn.Module):
-    """Two layers and an activation, wired by ``how``."""
-
-    def __init__(self, how, act: nn.Module | None = None) -> None:
-        super().__init__()
-        self.a, self.b, self.act = nn.Linear(8, 8), nn.Linear(8, 8), act or nn.ReLU()
-        self.how = how
-
-    def forward(self, x):
-        return self.how(self, x)
-
-
-# --- fusion -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_lone_activation_is_fused_and_leaves_an_identity(name):
-    model, x = mlp(ACTIVATIONS[name]).eval(), torch.randn(5, 40)
-    converted = convert(model, scheme="int8")
-    assert converted[0].activation == name
-    assert isinstance(converted[1], nn.Identity)
-    unfused = Linear.from_float(model[0], scheme=Int8(), kernel=converted[0].kernel)
-    torch.testing.assert_close(
-        converted[1](converted[0](x)), getattr(F, name)(unfused(x)), rtol=1e-6, atol=2e-7
-    )
-
-
-USES = {
-    "twice used output": lambda m, x: (h := m.a(x)) + m.act(h),
-    "activation called twice": lambda m, x: m.act(m.b(m.act(m.a(x)))),
-    "layer called twice": lambda m, x: m.a(m.act(m.a(x))),
-    "something between": lambda m, x: m.act(m.a(x) * 2),
-    "output also returned": lambda m, x: (h := m.a(x), m.act(h)),
-    "functional activation": lambda m, x: m.b(F.relu(m.a(x))),
-    "activation first": lambda m, x: m.a(m.act(x)),
-}
-
-
-@pytest.mark.parametrize("use", USES)
-def test_an_activation_stays_when_it_is_not_the_only_user_or_is_called_twice(use):
-    model, x = Net(USES[use]), torch.randn(3, 8)
-    converted = convert(model, scheme="int8")
-    assert converted.a.activation is None
-    assert converted.b.activation is None
-    assert type(converted.act) is nn.ReLU
-    assert converted.sparsekd_report.notes == ()
-    wanted, got = model(x), converted(x)
-    for a, b in zip(wanted, got, strict=True) if isinstance(got, tuple) else [(wanted, got)]:
-        torch.testing.assert_close(a, b, rtol=0, atol=0.05)
-
-
-def test_the_same_wiring_fuses_when_the_activation_is_the_only_user():
-    converted = convert(Net(lambda m, x: m.b(m.act(m.a(x)))), scheme="int8")
-    assert (converted.a.activation, converted.b.activation) == ("relu", None)
-
-
-@pytest.mark.parametrize(
-    "act", [nn.GELU(approximate="tanh"), nn.LeakyReLU(), type("MyReLU", (nn.ReLU,), {})()]
-)
-def test_other_activations_and_subclasses_are_not_fused(act):
-    converted = convert(nn.Sequential(nn.Linear(8, 8), act), scheme="int8")
-    assert converted[0].activation is None
-    assert type(converted[1]) is type(act)
-
-
-def test_an_optional_argument_that_switches_paths_prevents_fusion():
-    def forward(m, x, extra=None):
-        h = m.a(x)
-        return m.act(h) if extra is None else m.act(h) + h
-
-    class Optional(Net):
-        def forward(self, x, extra=None):
-            return forward(self, x, extra)
-
-    assert convert(Optional(None), scheme="int8").a.activation is None
-
-
-def test_without_a_trace_only_neighbours_in_sequential_are_fused_and_the_report_says_so():
-    class Branching(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.body = mlp()
-            self.head, self.act = nn.Linear(7, 4), nn.ReLU()
-
-        def forward(self, x):
-            h = self.act(self.head(self.body(x)))
-            return h if bool(h.sum() > 0) else -h
-
-    converted = convert(Branching(), scheme="int8")
-    assert (converted.body[0].activation, converted.head.activation) == ("relu", None)
-    (note,) = converted.sparsekd_report.notes
-    assert "could not be traced" in note
-    assert "nn.Sequential (TraceError: " in note
-
-
-def test_tracing_leaves_the_model_untouched():
-    class Remembers(Net):
-        def __init__(self):
-            super().__init__(None)
-            self.register_buffer("calls", torch.zeros(()))
-            self.last = None
-
-        def forward(self, x):
-            self.last = x
-            self.calls.add_(1)
-            return self.act(self.a(x)) + torch.rand(())
-
-    model = Remembers()
-    state = torch.get_rng_state()
-    converted = convert(model, scheme="int8")
-    assert torch.equal(state, torch.get_rng_state())
-    for each in (model, converted):
-        assert each.last is None
-        assert each.calls.item() == 0
-    assert converted.a.activation == "relu"
-
 
 # --- schemes, kernels, masks --------------------------------------------------------------------
 
@@ -521,47 +385,4 @@ def test_converting_twice_changes_nothing_more():
     x = torch.randn(3, 40)
     assert torch.equal(once(x), twice(x))
     assert twice.sparsekd_report["0"].reason == "already an engine layer"
-
-
-# --- to_float -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("act", [*ACTIVATIONS.values(), nn.Tanh])
-def test_to_float_gives_back_layers_activations_and_masks(act):
-    model = mlp(act)
-    mask_(model[0], NM(8, 32))
-    converted = convert(model, scheme="int8")
-    copied = copy.deepcopy(converted)  # the link from identity to layer survives copies
-    back = to_float(copied)
-    assert [type(m) for m in back] == [nn.Linear, act, nn.Linear]
-    assert torch.equal(back[0].weight, converted[0].weight_dequantized())
-    assert torch.equal(back[0].weight_mask, back[0].weight.ne(0))
-    assert isinstance(copied[0], Linear)
-    assert not hasattr(back, "sparsekd_report")
-    again, x = convert(back, scheme="int8"), torch.randn(4, 40)
-    assert torch.equal(again[0].int_weight(), converted[0].int_weight())
-    torch.testing.assert_close(again(x), converted(x), rtol=1e-4, atol=1e-5)
-
-
-def test_to_float_in_place_and_of_a_lone_layer():
-    converted = convert(mlp(), scheme="int8")
-    assert to_float(converted, inplace=True) is converted
-    assert type(converted[0]) is nn.Linear
-    assert type(to_float(Linear(3, 2))) is nn.Linear
-    with pytest.raises(ValueError, match="can not happen in place"):
-        to_float(Linear(3, 2), inplace=True)
-
-
-def test_to_float_keeps_an_activation_that_never_was_a_module():
-    layer = Linear.from_float(nn.Linear(8, 5), scheme=Int8(), kernel="dense", activation="gelu")
-    back, x = to_float(nn.Sequential(layer)), torch.randn(3, 8)
-    assert [type(m) for m in back[0]] == [nn.Linear, nn.GELU]
-    torch.testing.assert_close(back(x), layer(x), rtol=0, atol=0.05)
-
-
-def test_a_trained_model_can_be_trained_again_after_to_float():
-    back = to_float(convert(mlp(), scheme="int8"))
-    with torch.enable_grad():
-        loss: Tensor = back(torch.randn(4, 40)).square().sum()
-        loss.backward()
-    assert all(p.grad is not None for p in back.parameters())
+    assert twice.sparsekd_report["1"].kernel == "fused"
