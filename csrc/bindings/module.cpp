@@ -51,4 +51,5 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("openmp_library", &openmp_library);
 
   skd::bind_linear_s8(m);
+  skd::bind_conv2d(m);
 }

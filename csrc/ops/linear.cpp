@@ -156,11 +156,25 @@ void run(const Job<Weight>& job) {
   });
 }
 
-std::int64_t largest_input(const ActivationQuant& quant) {
-  return std::max(quant.zero_point, 255 - quant.zero_point);
-}
-
 }  // namespace
+
+void check_quantization(ActivationQuant& quant, const float* scale, std::int64_t outputs,
+                        std::int64_t largest_weight_sum) {
+  if (quant.dynamic) quant.zero_point = 128;
+  require(quant.zero_point >= 0 && quant.zero_point <= 255, "input_zero_point: ", quant.zero_point,
+          ", expected 0..255");
+  require(quant.dynamic || (std::isfinite(quant.scale) && quant.scale >= kSmallestScale),
+          "input_scale: ", quant.scale, ", expected a finite number of at least ", kSmallestScale);
+  for (std::int64_t o = 0; o < outputs; ++o) {
+    require(std::isfinite(scale[o]) && scale[o] > 0.0f, "scale: ", scale[o], " at output ", o,
+            ", expected a finite number above 0");
+  }
+  const std::int64_t largest_input = std::max(quant.zero_point, 255 - quant.zero_point);
+  constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
+  require(largest_weight_sum <= kLimit / largest_input,
+          "weight: an output's absolute weights add up to ", largest_weight_sum, ", which times ",
+          largest_input, " could overflow the 32-bit sum");
+}
 
 LinearS8::LinearS8(Weight weight, const float* scale, const float* bias, ActivationQuant quant,
                    Activation activation)
@@ -168,20 +182,9 @@ LinearS8::LinearS8(Weight weight, const float* scale, const float* bias, Activat
       has_bias_(bias != nullptr),
       quant_(quant),
       activation_(activation) {
-  if (quant_.dynamic) quant_.zero_point = 128;
-  require(quant_.zero_point >= 0 && quant_.zero_point <= 255,
-          "input_zero_point: ", quant_.zero_point, ", expected 0..255");
-  require(quant_.dynamic || (std::isfinite(quant_.scale) && quant_.scale >= kSmallestScale),
-          "input_scale: ", quant_.scale, ", expected a finite number of at least ", kSmallestScale);
-  for (std::int64_t o = 0; o < outputs(); ++o) {
-    require(std::isfinite(scale[o]) && scale[o] > 0.0f, "scale: ", scale[o], " at output ", o,
-            ", expected a finite number above 0");
-  }
   const std::int64_t sum =
       std::visit([](const auto& w) { return w.largest_weight_sum(); }, weight_);
-  constexpr std::int64_t kLimit = std::numeric_limits<std::int32_t>::max();
-  require(sum <= kLimit / largest_input(quant_), "weight: an output's absolute weights add up to ",
-          sum, ", which times ", largest_input(quant_), " could overflow the 32-bit sum");
+  check_quantization(quant_, scale, outputs(), sum);
   scale_ = Buffer<float>::copy_of(scale, outputs());
   if (has_bias_) bias_ = Buffer<float>::copy_of(bias, outputs());
 }

@@ -21,6 +21,12 @@ struct ActivationQuant {
   std::int32_t zero_point = 128;  // static: 0..255; dynamic: always 128
 };
 
+// What every int8 layer asks of its numbers: scales finite and > 0 (the static input scale at least
+// 2^-120), zero point 0..255, and no sum that could reach 2^31. Sets the zero point of dynamic
+// activations. Throws skd::Error.
+void check_quantization(ActivationQuant& quant, const float* scale, std::int64_t outputs,
+                        std::int64_t largest_weight_sum);
+
 struct LinearCall {
   const float* x;  // [rows][x_stride], inputs used
   std::int64_t rows;

@@ -29,13 +29,14 @@ inline F16 gelu(const F16& x) {
                              -0.014423467218875885f, 0.04400373995304108f,  0.07274354249238968f,
                              0.07569390535354614f,   0.09392838925123215f,  0.09857209026813507f,
                              0.09874172508716583f};
-  const F16 magnitude = where_negative(x, sub(set_f(0.0f), x), x);
+  const F16 near = at_most(at_least(x, set_f(-40.0f)), set_f(40.0f));  // T underflows before
+  const F16 magnitude = where_negative(near, sub(set_f(0.0f), near), near);
   const F16 t = div(set_f(1.0f), add(set_f(1.0f), mul(set_f(0.2474873661994934f), magnitude)));
   F16 polynomial = set_f(kTail[0]);
 #pragma GCC unroll 9
   for (int i = 1; i < 10; ++i) polynomial = add(mul(polynomial, t), set_f(kTail[i]));
-  const F16 decay = exponential(mul(set_f(-0.5f), mul(x, x)));
-  const F16 product = mul(x, mul(decay, mul(t, polynomial)));
+  const F16 decay = exponential(mul(set_f(-0.5f), mul(near, near)));
+  const F16 product = mul(near, mul(decay, mul(t, polynomial)));
   return where_negative(x, product, sub(x, product));
 }
 

@@ -1,0 +1,209 @@
+// Python's view of the convolutions: pack and unpack with taps and groups, and handles that run.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <tuple>
+#include <utility>
+
+#include "bindings/arrays.h"
+#include "core/sizes.h"
+#include "ops/conv2d.h"
+
+namespace skd {
+namespace {
+
+using namespace pybind11::literals;
+using Pair = std::tuple<std::int64_t, std::int64_t>;
+using Four = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
+
+ConvGeometry geometry_of(Pair channels, Pair kernel, Pair stride, Pair dilation, Four padding,
+                         std::int64_t groups) {
+  ConvGeometry g{std::get<0>(channels), std::get<1>(channels), groups,
+                 std::get<0>(kernel),   std::get<1>(kernel),   std::get<0>(stride),
+                 std::get<1>(stride),   std::get<0>(dilation), std::get<1>(dilation),
+                 std::get<0>(padding),  std::get<1>(padding),  std::get<2>(padding),
+                 std::get<3>(padding)};
+  g.check();
+  return g;
+}
+
+struct DenseMatrix {
+  const std::int8_t* data;
+  std::int64_t outputs, inputs;
+};
+
+// weight [outputs][taps][channels of a group]
+DenseMatrix taps_matrix(const py::array& weight) {
+  const std::int8_t* data = data_of<std::int8_t>(weight, "weight", {-1, -1, -1});
+  require(weight.shape(1) >= 1 && weight.shape(1) <= (1 << 20), "weight: ", weight.shape(1),
+          " taps, expected at least 1");
+  return {data, weight.shape(0), weight.shape(2)};
+}
+
+py::tuple pack_windowed(const py::array& weight, std::int64_t groups) {
+  const DenseMatrix dense = taps_matrix(weight);
+  const auto packed = WindowedS8Weight::pack(dense.data, dense.outputs, dense.inputs,
+                                             static_cast<int>(weight.shape(1)), groups);
+  const WindowedS8Parts parts = packed.parts();
+  const py::ssize_t lanes = kLanes, dot = kDot;
+  return py::make_tuple(py::array_t<std::int8_t>({parts.total_steps, lanes, dot}, parts.values),
+                        py::array_t<std::uint8_t>({parts.total_steps, lanes, dot}, parts.positions),
+                        py::array_t<std::uint8_t>({parts.slices, parts.windows}, parts.steps),
+                        py::array_t<std::int64_t>({parts.slices + 1}, parts.step_ptr));
+}
+
+WindowedS8Weight windowed_from(const py::array& values, const py::array& positions,
+                               const py::array& steps, const py::array& step_ptr,
+                               std::int64_t outputs, std::int64_t inputs, std::int64_t taps,
+                               std::int64_t groups) {
+  const SlicedOutputs layout = SlicedOutputs::of(outputs, groups);
+  WindowedS8Parts parts;
+  parts.values = data_of<std::int8_t>(values, "values", {-1, kLanes, kDot});
+  parts.total_steps = values.shape(0);
+  parts.positions = data_of<std::uint8_t>(positions, "positions", {values.shape(0), kLanes, kDot});
+  parts.slices = layout.slices();
+  parts.windows = checked_mul(ceil_div(inputs, kWindow), taps);
+  parts.steps = data_of<std::uint8_t>(steps, "steps", {parts.slices, parts.windows});
+  parts.step_ptr = data_of<std::int64_t>(step_ptr, "step_ptr", {parts.slices + 1});
+  return WindowedS8Weight::from_parts(parts, outputs, inputs, static_cast<int>(taps), groups);
+}
+
+py::array_t<std::int8_t> unpack_windowed(const py::array& values, const py::array& positions,
+                                         const py::array& steps, const py::array& step_ptr,
+                                         std::int64_t outputs, std::int64_t inputs,
+                                         std::int64_t taps, std::int64_t groups) {
+  const auto weight =
+      windowed_from(values, positions, steps, step_ptr, outputs, inputs, taps, groups);
+  py::array_t<std::int8_t> dense({outputs, taps, inputs});
+  weight.unpack(dense.mutable_data());
+  return dense;
+}
+
+py::array_t<std::int8_t> pack_dense(const py::array& weight, std::int64_t groups) {
+  const DenseMatrix dense = taps_matrix(weight);
+  const auto packed = DenseS8Weight::pack(dense.data, dense.outputs, dense.inputs,
+                                          static_cast<int>(weight.shape(1)), groups);
+  const py::ssize_t lanes = kLanes, dot = kDot;
+  return py::array_t<std::int8_t>({packed.slices(), packed.quads(), lanes, dot}, packed.panels());
+}
+
+DenseS8Weight dense_from(const py::array& panels, std::int64_t outputs, std::int64_t inputs,
+                         std::int64_t taps, std::int64_t groups) {
+  const SlicedOutputs layout = SlicedOutputs::of(outputs, groups);
+  const std::int8_t* data = data_of<std::int8_t>(
+      panels, "panels", {layout.slices(), checked_mul(ceil_div(inputs, kDot), taps), kLanes, kDot});
+  return DenseS8Weight::from_parts(data, panels.size(), outputs, inputs, static_cast<int>(taps),
+                                   groups);
+}
+
+py::array_t<std::int8_t> unpack_dense(const py::array& panels, std::int64_t outputs,
+                                      std::int64_t inputs, std::int64_t taps, std::int64_t groups) {
+  const auto weight = dense_from(panels, outputs, inputs, taps, groups);
+  py::array_t<std::int8_t> dense({outputs, taps, inputs});
+  weight.unpack(dense.mutable_data());
+  return dense;
+}
+
+Conv2dS8 conv_s8(Conv2dS8::Weight weight, const ConvGeometry& g, const py::array& scale,
+                 const std::optional<py::array>& bias, std::optional<float> input_scale,
+                 std::int32_t input_zero_point, const std::string& activation) {
+  const float* scales = data_of<float>(scale, "scale", {g.out_channels});
+  const float* biases = bias ? data_of<float>(*bias, "bias", {g.out_channels}) : nullptr;
+  return Conv2dS8(std::move(weight), g, scales, biases,
+                  {!input_scale, input_scale.value_or(1.0f), input_zero_point},
+                  activation_from(activation));
+}
+
+// Addresses of contiguous tensors; a dtype is u8 where its flag says so, else fp32.
+template <class Conv>
+void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
+             std::uintptr_t y, bool y_u8, bool y_nhwc, float y_scale, std::int32_t y_zero_point,
+             int threads) {
+  const auto [batch, channels, height, width] = shape;
+  require(channels == conv.geometry().in_channels, "input of ", channels, " channels, expected ",
+          conv.geometry().in_channels);
+  const py::gil_scoped_release release;
+  const ConvInput input{x_u8 ? nullptr : pointer<const float>(x),
+                        x_u8 ? pointer<const std::uint8_t>(x) : nullptr,
+                        x_nhwc ? Layout::nhwc : Layout::nchw,
+                        batch,
+                        height,
+                        width};
+  const ConvOutput output{y_u8 ? nullptr : pointer<float>(y),
+                          y_u8 ? pointer<std::uint8_t>(y) : nullptr,
+                          y_nhwc ? Layout::nhwc : Layout::nchw, y_scale, y_zero_point};
+  conv.forward(input, output, threads);
+}
+
+}  // namespace
+
+void bind_conv2d(py::module_& m) {
+  m.def("pack_conv_windowed_s8", &pack_windowed, "weight"_a, "groups"_a);
+  m.def("unpack_conv_windowed_s8", &unpack_windowed, "values"_a, "positions"_a, "steps"_a,
+        "step_ptr"_a, "outputs"_a, "inputs"_a, "taps"_a, "groups"_a);
+  m.def("pack_conv_dense_s8", &pack_dense, "weight"_a, "groups"_a);
+  m.def("unpack_conv_dense_s8", &unpack_dense, "panels"_a, "outputs"_a, "inputs"_a, "taps"_a,
+        "groups"_a);
+
+  py::class_<ConvGeometry>(m, "ConvGeometry")
+      .def(py::init(&geometry_of), "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "padding"_a,
+           "groups"_a)
+      .def("out_size", [](const ConvGeometry& g, std::int64_t height, std::int64_t width) {
+        return std::make_tuple(g.out_height(height), g.out_width(width));
+      });
+
+  py::class_<Conv2dS8>(m, "Conv2dS8")
+      .def_static(
+          "windowed",
+          [](const py::array& values, const py::array& positions, const py::array& steps,
+             const py::array& step_ptr, const ConvGeometry& g, const py::array& scale,
+             const std::optional<py::array>& bias, std::optional<float> input_scale,
+             std::int32_t input_zero_point, const std::string& activation) {
+            return conv_s8(windowed_from(values, positions, steps, step_ptr, g.out_channels,
+                                         g.in_channels / g.groups, g.taps(), g.groups),
+                           g, scale, bias, input_scale, input_zero_point, activation);
+          },
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "geometry"_a, "scale"_a, "bias"_a,
+          "input_scale"_a, "input_zero_point"_a, "activation"_a)
+      .def_static(
+          "dense",
+          [](const py::array& panels, const ConvGeometry& g, const py::array& scale,
+             const std::optional<py::array>& bias, std::optional<float> input_scale,
+             std::int32_t input_zero_point, const std::string& activation) {
+            return conv_s8(
+                dense_from(panels, g.out_channels, g.in_channels / g.groups, g.taps(), g.groups), g,
+                scale, bias, input_scale, input_zero_point, activation);
+          },
+          "panels"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
+          "activation"_a)
+      .def_static(
+          "depthwise",
+          [](const py::array& values, const ConvGeometry& g, const py::array& scale,
+             const std::optional<py::array>& bias, std::optional<float> input_scale,
+             std::int32_t input_zero_point, const std::string& activation) {
+            const std::int8_t* data =
+                data_of<std::int8_t>(values, "values", {g.taps(), g.in_channels});
+            return conv_s8(DepthwiseS8Weight(data, g.in_channels, g.taps()), g, scale, bias,
+                           input_scale, input_zero_point, activation);
+          },
+          "values"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
+          "activation"_a)
+      .def("forward", &forward<Conv2dS8>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
+           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
+
+  py::class_<Conv2dF32>(m, "Conv2dF32")
+      .def_static(
+          "depthwise",
+          [](const py::array& values, const ConvGeometry& g, const std::optional<py::array>& bias,
+             const std::string& activation) {
+            const float* data = data_of<float>(values, "values", {g.taps(), g.in_channels});
+            const float* biases = bias ? data_of<float>(*bias, "bias", {g.out_channels}) : nullptr;
+            return Conv2dF32(DepthwiseF32Weight(data, g.in_channels, g.taps()), g, biases,
+                             activation_from(activation));
+          },
+          "values"_a, "geometry"_a, "bias"_a, "activation"_a)
+      .def("forward", &forward<Conv2dF32>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
+           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
+}
+
+}  // namespace skd

@@ -1,0 +1,49 @@
+// The depthwise weight: output channel c reads input channel c alone, so there is nothing to pack.
+//
+//   values [taps][channels]      s8 or fp32, channels contiguous: one vector load a tap
+#pragma once
+
+#include <cstdint>
+
+#include "core/buffer.h"
+#include "kernels/kernels.h"
+
+namespace skd {
+
+class DepthwiseS8Weight {
+ public:
+  // Copies values [taps][channels] after refusing -128.
+  DepthwiseS8Weight(const std::int8_t* values, std::int64_t channels, int taps);
+
+  std::int64_t channels() const { return channels_; }
+  int taps() const { return taps_; }
+  std::int64_t slices() const { return ceil_div(channels_, kLanes); }
+  std::int64_t largest_weight_sum() const { return largest_sum_; }
+  const DepthwiseS8& view() const { return view_; }
+
+ private:
+  std::int64_t channels_, largest_sum_ = 0;
+  int taps_;
+  Buffer<std::int8_t> values_;
+  Buffer<std::int32_t> weight_sums_;
+  DepthwiseS8 view_{};
+};
+
+class DepthwiseF32Weight {
+ public:
+  // Copies values [taps][channels] after refusing what is not finite.
+  DepthwiseF32Weight(const float* values, std::int64_t channels, int taps);
+
+  std::int64_t channels() const { return channels_; }
+  int taps() const { return taps_; }
+  std::int64_t slices() const { return ceil_div(channels_, kLanes); }
+  const DepthwiseF32& view() const { return view_; }
+
+ private:
+  std::int64_t channels_;
+  int taps_;
+  Buffer<float> values_;
+  DepthwiseF32 view_{};
+};
+
+}  // namespace skd

@@ -1,0 +1,149 @@
+// The loop over output pixels that every convolution shares. A caller brings rows (NHWC elements of
+// type Input), a function that accumulates a tile of sums and one that finishes it into fp32; this
+// header finds the row pointers, walks slices and pixels and stores in the asked layout.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/threads.h"
+#include "formats/sliced_outputs.h"
+#include "ops/conv2d.h"
+
+namespace skd {
+
+inline constexpr std::int64_t kConvBlockSlices = 16;
+inline constexpr std::int64_t kConvBlockBytes = 384 << 10;  // weights of a block stay in L2
+
+template <class Input>
+struct ConvRows {
+  const Input* nhwc;      // [batch][height][width][in_channels]
+  const Input* zero_row;  // [in_channels], stands for padding
+};
+
+// The walk over one call. `Math` has
+//   using Input, Sum;
+//   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc, int64 stride)
+//   void finish(const Sum* acc, int64 stride, int64 sample, int count, int64 column, int64 columns,
+//               float* y, int64 y_stride)
+//   void quantize(const float* y, int64 count, uint8_t* u)   the output's own quantization
+template <class Math>
+class ConvWalk {
+ public:
+  using Input = typename Math::Input;
+  using Sum = typename Math::Sum;
+
+  ConvWalk(const Math& math, const ConvGeometry& geometry, const SlicedOutputs& outputs,
+           std::int64_t channels_per_slice_group, std::int64_t bytes_per_slice, int tile_rows,
+           const ConvInput& x, const ConvOutput& y)
+      : math_(math),
+        g_(geometry),
+        outputs_(outputs),
+        group_channels_(channels_per_slice_group),
+        tile_rows_(tile_rows),
+        x_(x),
+        y_(y),
+        width_(geometry.out_width(x.width)),
+        pixels_(geometry.out_height(x.height) * width_) {
+    const std::int64_t fit = kConvBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
+    block_ = std::max(kConvBlockSlices, fit / kConvBlockSlices * kConvBlockSlices);
+  }
+
+  // Row pointers that one thread needs.
+  std::int64_t pointer_count() const { return g_.taps() * kMaxTileRows; }
+
+  // This thread's part: of the pixel tiles when there are plenty, else of the slices.
+  void run(const ConvRows<Input>& rows, const Input** pointers, int thread, int threads) const {
+    const std::int64_t per_sample = ceil_div(pixels_, tile_rows_), tiles = per_sample * x_.batch;
+    const bool by_tiles = tiles >= 8 * threads || outputs_.slices() < 2 * threads;
+    const Range mine = by_tiles ? part_of(tiles, thread, threads) : Range{0, tiles};
+    const Range slices =
+        by_tiles ? Range{0, outputs_.slices()} : part_of(outputs_.slices(), thread, threads);
+    for (std::int64_t s = slices.begin; s < slices.end; s += block_) {
+      const Range block{s, std::min(s + block_, slices.end)};
+      for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {
+        const Range pixels = part_of(pixels_, tile % per_sample, per_sample);
+        compute(rows, pointers, tile / per_sample, pixels, block);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kColumns = kConvBlockSlices * kLanes;
+
+  // pointers[tap][pixel] for the channels of group 0.
+  void find_rows(const ConvRows<Input>& rows, std::int64_t sample, Range pixels,
+                 const Input** pointers) const {
+    const Input* image = rows.nhwc + sample * x_.height * x_.width * g_.in_channels;
+    const std::int64_t count = pixels.end - pixels.begin;
+    std::int64_t oy = pixels.begin / width_, ox = pixels.begin % width_;
+    for (std::int64_t r = 0; r < count; ++r) {
+      const Input** to = pointers + r;
+      for (std::int64_t ky = 0; ky < g_.kernel_h; ++ky) {
+        const std::int64_t iy = oy * g_.stride_h - g_.pad_top + ky * g_.dilation_h;
+        for (std::int64_t kx = 0; kx < g_.kernel_w; ++kx, to += count) {
+          const std::int64_t ix = ox * g_.stride_w - g_.pad_left + kx * g_.dilation_w;
+          const bool inside = iy >= 0 && iy < x_.height && ix >= 0 && ix < x_.width;
+          *to = inside ? image + (iy * x_.width + ix) * g_.in_channels : rows.zero_row;
+        }
+      }
+      if (++ox == width_) {
+        ox = 0;
+        ++oy;
+      }
+    }
+  }
+
+  void compute(const ConvRows<Input>& rows, const Input** pointers, std::int64_t sample,
+               Range pixels, Range block) const {
+    alignas(64) Sum acc[kMaxTileRows * kColumns];
+    const int count = static_cast<int>(pixels.end - pixels.begin);
+    find_rows(rows, sample, pixels, pointers);
+    std::int64_t shifted = 0;  // the group that the pointers stand at
+    for (std::int64_t s = block.begin; s < block.end;) {
+      const std::int64_t group = outputs_.group_of(s);
+      const std::int64_t shift = (group - shifted) * group_channels_;
+      if (shift != 0) {
+        for (std::int64_t i = 0; i < g_.taps() * count; ++i) pointers[i] += shift;
+      }
+      shifted = group;
+      const std::int64_t end =
+          std::min({block.end, (group + 1) * outputs_.slices_per_group(), s + kConvBlockSlices});
+      math_.accumulate(pointers, count, {s, end}, acc, kColumns);
+      const std::int64_t column = outputs_.first_output(s);
+      store(acc, sample, pixels, column,
+            outputs_.first_output(end - 1) + outputs_.lanes(end - 1) - column);
+      s = end;
+    }
+  }
+
+  void store(const Sum* acc, std::int64_t sample, Range pixels, std::int64_t column,
+             std::int64_t columns) const {
+    const int count = static_cast<int>(pixels.end - pixels.begin);
+    const std::int64_t row = sample * pixels_ + pixels.begin;
+    if (y_.f32 != nullptr && y_.layout == Layout::nhwc) {
+      return math_.finish(acc, kColumns, sample, count, column, columns,
+                          y_.f32 + row * g_.out_channels + column, g_.out_channels);
+    }
+    alignas(64) float tile[kMaxTileRows * kColumns];
+    math_.finish(acc, kColumns, sample, count, column, columns, tile, kColumns);
+    if (y_.u8 == nullptr) {
+      float* plane = y_.f32 + (sample * g_.out_channels + column) * pixels_ + pixels.begin;
+      return store_planes(tile, kColumns, count, columns, plane, pixels_);
+    }
+    for (int r = 0; r < count; ++r) {
+      math_.quantize(tile + r * kColumns, columns, y_.u8 + (row + r) * g_.out_channels + column);
+    }
+  }
+
+  const Math& math_;
+  const ConvGeometry& g_;
+  const SlicedOutputs outputs_;
+  std::int64_t group_channels_;
+  int tile_rows_;
+  const ConvInput& x_;
+  const ConvOutput& y_;
+  std::int64_t width_, pixels_, block_;
+};
+
+}  // namespace skd

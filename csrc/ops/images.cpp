@@ -1,0 +1,67 @@
+#include "ops/images.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace skd {
+namespace {
+
+constexpr std::int64_t kBlock = 64;  // pixels x channels turned at a time; 4 KB of bytes
+
+}  // namespace
+
+std::uint32_t absolute_maximum_bits(const KernelTable& table, const float* x, std::int64_t begin,
+                                    std::int64_t end) {
+  const float maximum = table.absolute_maximum(x + begin, end - begin);
+  std::uint32_t bits;
+  std::memcpy(&bits, &maximum, sizeof bits);
+  return bits;
+}
+
+void quantize_pixels(const KernelTable& table, const float* x, Layout layout, ImageShape shape,
+                     std::int64_t begin, std::int64_t end, float inverse_scale,
+                     std::int32_t zero_point, std::uint8_t* u) {
+  const std::int64_t channels = shape.channels;
+  if (layout == Layout::nhwc) {
+    table.quantize_static_u8(x + begin * channels, (end - begin) * channels, inverse_scale,
+                             zero_point, u + begin * channels);
+    return;
+  }
+  alignas(64) std::uint8_t block[kBlock][kBlock];  // [channel][pixel]
+  for (std::int64_t p = begin; p < end; p += kBlock) {
+    const std::int64_t pixels = std::min(kBlock, end - p);
+    for (std::int64_t c = 0; c < channels; c += kBlock) {
+      const std::int64_t some = std::min(kBlock, channels - c);
+      for (std::int64_t i = 0; i < some; ++i) {
+        table.quantize_static_u8(x + (c + i) * shape.pixels + p, pixels, inverse_scale, zero_point,
+                                 block[i]);
+      }
+      for (std::int64_t j = 0; j < pixels; ++j) {
+        std::uint8_t* to = u + (p + j) * channels + c;
+        for (std::int64_t i = 0; i < some; ++i) to[i] = block[i][j];
+      }
+    }
+  }
+}
+
+void to_nhwc(const float* x, ImageShape shape, std::int64_t begin, std::int64_t end, float* nhwc) {
+  for (std::int64_t p = begin; p < end; p += kBlock) {
+    const std::int64_t last = std::min(p + kBlock, end);
+    for (std::int64_t c = 0; c < shape.channels; c += 16) {
+      const std::int64_t some = std::min<std::int64_t>(16, shape.channels - c);
+      for (std::int64_t j = p; j < last; ++j) {
+        float* to = nhwc + j * shape.channels + c;
+        for (std::int64_t i = 0; i < some; ++i) to[i] = x[(c + i) * shape.pixels + j];
+      }
+    }
+  }
+}
+
+void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,
+                  float* y, std::int64_t plane) {
+  for (std::int64_t c = 0; c < columns; ++c) {
+    for (int r = 0; r < count; ++r) y[c * plane + r] = tile[r * tile_stride + c];
+  }
+}
+
+}  // namespace skd

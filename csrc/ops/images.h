@@ -1,0 +1,35 @@
+// Images between the caller's layout and the NHWC rows that the kernels read.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace skd {
+
+enum class Layout : int { nchw = 0, nhwc = 1 };
+
+struct ImageShape {
+  std::int64_t pixels;  // height * width
+  std::int64_t channels;
+};
+
+// The absolute maximum of elements [begin, end) of an image of any layout, as fp32 bits without the
+// sign: integers that compare like the numbers, with NaN above Inf above all others.
+std::uint32_t absolute_maximum_bits(const KernelTable& table, const float* x, std::int64_t begin,
+                                    std::int64_t end);
+
+// Pixels [begin, end) of an fp32 image to u8 NHWC; u is the start of the whole u8 image.
+void quantize_pixels(const KernelTable& table, const float* x, Layout layout, ImageShape shape,
+                     std::int64_t begin, std::int64_t end, float inverse_scale,
+                     std::int32_t zero_point, std::uint8_t* u);
+
+// Pixels [begin, end) of an fp32 NCHW image to NHWC.
+void to_nhwc(const float* x, ImageShape shape, std::int64_t begin, std::int64_t end, float* nhwc);
+
+// A tile [count][columns] of row stride tile_stride to pixels of NCHW planes: plane c starts at
+// y + c * plane.
+void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,
+                  float* y, std::int64_t plane);
+
+}  // namespace skd
