@@ -63,14 +63,12 @@ def test_other_activations_and_subclasses_are_not_fused(act):
     assert type(converted[1]) is type(act)
 
 
-def test_an_optional_argument_that_switches_paths_prevents_fusion():
-    def forward(m, x, extra=None):
-        h = m.a(x)
-        return m.act(h) if extra is None else m.act(h) + h
-
+@pytest.mark.parametrize("doubled_when_absent", [True, False])
+def test_an_optional_argument_that_switches_paths_prevents_fusion(doubled_when_absent):
     class Optional(Net):
         def forward(self, x, extra=None):
-            return forward(self, x, extra)
+            h = self.a(x)
+            return self.act(h) + h if (extra is None) == doubled_when_absent else self.act(h)
 
     assert convert(Optional(None), scheme="int8").a.activation is None
 
@@ -98,11 +96,13 @@ def test_tracing_leaves_the_model_untouched():
         def __init__(self):
             super().__init__(None)
             self.register_buffer("calls", torch.zeros(()))
+            self.norm = nn.BatchNorm1d(8)
             self.last = None
 
         def forward(self, x):
             self.last = x
             self.calls.add_(1)
+            self.norm.running_mean.add_(1)
             return self.act(self.a(x)) + torch.rand(())
 
     model = Remembers()
@@ -112,4 +112,5 @@ def test_tracing_leaves_the_model_untouched():
     for each in (model, converted):
         assert each.last is None
         assert each.calls.item() == 0
+        assert each.norm.running_mean.eq(0).all()
     assert converted.a.activation == "relu"
