@@ -1,0 +1,23 @@
+// The data of a problem: weights under a mask, bytes, floats. All follow from the problem's seed.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "check/problem.h"
+#include "check/random.h"
+
+namespace skd::check {
+
+// [outputs][taps][inputs], -127..127; zero where the mask drops.
+std::vector<std::int8_t> make_weights(const Problem& p, Random& random);
+
+void fill_bytes(ByteFill fill, Random& random, std::uint8_t* bytes, std::int64_t count);
+
+// One row of activations, of the order of 1 to 100 where the fill is not about something else.
+void fill_floats(FloatFill fill, Random& random, float* x, std::int64_t count);
+
+// Positive finite scales of a layer of `inputs` inputs: outputs come out at about 1.
+void fill_scales(Random& random, std::int64_t inputs, float* scale, std::int64_t count);
+
+}  // namespace skd::check

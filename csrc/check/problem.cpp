@@ -1,0 +1,239 @@
+#include "check/problem.h"
+
+#include <algorithm>
+#include <sstream>
+
+#include "check/random.h"
+
+namespace skd::check {
+namespace {
+
+constexpr const char* kOpNames[kOps] = {
+    "quantize_dynamic_s8", "quantize_static_u8", "tile_windowed_s8", "tile_dense_s8",
+    "epilogue_fp32",       "linear_windowed_s8", "linear_dense_s8",  "format_windowed_s8",
+    "format_dense_s8",     "refuse_linear_s8",
+};
+// Of 100 problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the rarest.
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1};
+
+constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
+                                      "one-output", "ragged", "half", "quarter", "last-input"};
+constexpr const char* kWeightNames[] = {"any", "small", "extremes", "all-127"};
+constexpr const char* kByteNames[] = {"any", "small", "extremes", "all-255"};
+constexpr const char* kFloatNames[] = {"normal",    "integers", "ties", "wide", "zeros", "tiny",
+                                       "subnormal", "nan",      "inf",  "huge", "mixed"};
+constexpr const char* kActivationNames[] = {"none", "relu", "gelu", "silu"};
+constexpr const char* kEnvironmentNames[] = {"standard", "flush",       "upward",
+                                             "downward", "toward-zero", "flush+upward"};
+
+Op pick_op(Random& random) {
+  std::int64_t ticket = random.in(0, 99);
+  for (int op = 0; op < kOps; ++op) {
+    ticket -= kOpShares[op];
+    if (ticket < 0) return static_cast<Op>(op);
+  }
+  return Op::quantize_dynamic_s8;
+}
+
+// A size: mostly small, often beside a multiple of 4, 16 or 64, now and then a large one.
+std::int64_t pick_size(Random& random, std::int64_t largest) {
+  const std::int64_t kind = random.in(0, 99);
+  std::int64_t size = 0;
+  if (kind < 40) {
+    size = random.in(1, 48);
+  } else if (kind < 85) {
+    const std::int64_t unit = random.pick({4, 16, 64});
+    size = unit * random.in(1, 320 / unit) + random.pick({-3, -1, 0, 0, 0, 1, 2});
+  } else if (kind < 96) {
+    size = random.in(65, 700);
+  } else {
+    size = random.in(700, 4200);
+  }
+  return std::clamp<std::int64_t>(size, 1, largest);
+}
+
+std::int64_t pick_budget(Random& random) { return random.percent(5) ? 3000000 : 200000; }
+
+// Keeps rows * outputs * inputs * taps, the work of the reference, near a budget that is small for
+// most problems: the smaller of outputs and inputs gives way first, then rows, then the larger.
+void limit_work(Problem& p, std::int64_t budget) {
+  const auto work = [&] {
+    return std::max<std::int64_t>(p.rows, 1) * p.outputs * p.inputs * p.taps;
+  };
+  if (work() > budget) {
+    std::int64_t& smaller = p.outputs < p.inputs ? p.outputs : p.inputs;
+    smaller = std::clamp<std::int64_t>(smaller * budget / work(),
+                                       std::min<std::int64_t>(smaller, 17), smaller);
+  }
+  while (work() > budget && p.rows > 1) p.rows = p.rows / 2;
+  while (work() > 8 * budget) (p.outputs < p.inputs ? p.inputs : p.outputs) /= 2;
+}
+
+void pick_weights(Random& random, Problem& p) {
+  p.mask = random.pick({Mask::full, Mask::nm_32, Mask::nm_32, Mask::nm_32, Mask::nm_64, Mask::nm_64,
+                        Mask::random, Mask::random, Mask::random, Mask::ragged, Mask::ragged,
+                        Mask::half, Mask::half, Mask::quarter});
+  if (random.percent(9)) p.mask = random.pick({Mask::empty, Mask::one_output, Mask::last_input});
+  if (p.mask == Mask::nm_32) p.mask_n = random.pick({1, 2, 4, 4, 6, 8, 16});
+  if (p.mask == Mask::nm_64) p.mask_n = random.pick({2, 4, 8, 12, 16, 32});
+  if (p.mask == Mask::random) p.mask_n = random.pick({2, 10, 25, 50, 75, 95});
+  p.weights = random.pick({WeightFill::any, WeightFill::any, WeightFill::any, WeightFill::small,
+                           WeightFill::extremes, WeightFill::extremes, WeightFill::all_127});
+}
+
+void pick_bytes(Random& random, Problem& p) {
+  p.bytes = random.pick({ByteFill::any, ByteFill::any, ByteFill::any, ByteFill::small,
+                         ByteFill::extremes, ByteFill::extremes, ByteFill::all_255});
+  p.zero_point = random.pick({0, 1, 77, 128, 128, 200, 255});
+}
+
+void pick_floats(Random& random, Problem& p) {
+  if (random.percent(82)) {
+    p.floats =
+        random.pick({FloatFill::normal, FloatFill::normal, FloatFill::integers, FloatFill::ties,
+                     FloatFill::ties, FloatFill::wide, FloatFill::mixed, FloatFill::mixed});
+  } else {
+    p.floats = random.pick({FloatFill::zeros, FloatFill::tiny, FloatFill::subnormal, FloatFill::nan,
+                            FloatFill::inf, FloatFill::huge});
+  }
+}
+
+void pick_output(Random& random, Problem& p) {
+  p.bias = random.percent(60);
+  p.activation = random.pick(
+      {Activation::none, Activation::none, Activation::relu, Activation::gelu, Activation::silu});
+  if (random.percent(40)) p.out_gap = random.in(1, 37);
+}
+
+void pick_tile(Random& random, Problem& p) {
+  p.rows = random.in(1, kMaxTileRows);
+  p.taps = random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
+  p.same_rows = random.percent(8);
+  pick_weights(random, p);
+  pick_bytes(random, p);
+  limit_work(p, pick_budget(random));
+  const std::int64_t slices = (p.outputs + kLanes - 1) / kLanes;
+  p.slice_count = random.percent(60) ? slices : random.in(1, slices);
+  p.first_slice = random.in(0, slices - p.slice_count);
+  // The operations above keep sums on whole cache lines, which the contract does not ask for.
+  p.out_gap = random.pick<std::int64_t>({0, 0, 16, 32, 1, 7});
+}
+
+void pick_linear(Random& random, Problem& p) {
+  p.rows = random.percent(2) ? random.in(34, 140) : random.in(0, 33);
+  p.threads = static_cast<int>(random.in(1, 3));
+  p.dynamic = random.percent(60);
+  pick_weights(random, p);
+  pick_floats(random, p);
+  pick_output(random, p);
+  p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
+  if (random.percent(40)) p.in_gap = random.in(1, 37);
+  if (random.percent(10)) {  // enough slices that threads share them, not the rows
+    p.outputs = random.in(512, 1600);
+    p.inputs = random.in(16, 260);
+    limit_work(p, 4000000);
+  } else {
+    limit_work(p, pick_budget(random));
+  }
+  if (random.percent(3)) p.inputs = 0;
+  if (random.percent(2)) p.outputs = 0;
+  p.same_rows = random.percent(4);
+  if (p.rows > 0 && random.percent(30)) p.split = random.in(0, p.rows);
+  if (random.percent(40)) {
+    p.environment = random.pick({Environment::flush, Environment::upward, Environment::downward,
+                                 Environment::toward_zero, Environment::flush_upward});
+  }
+}
+
+}  // namespace
+
+const char* name_of(Op op) { return kOpNames[static_cast<int>(op)]; }
+
+Problem make_problem(std::uint64_t seed, std::uint64_t index) {
+  Random random(seed, index);
+  Problem p;
+  p.op = pick_op(random);
+  p.inputs = pick_size(random, 4200);
+  p.outputs = pick_size(random, 4200);
+  switch (p.op) {
+    case Op::quantize_dynamic_s8:
+      pick_floats(random, p);
+      if (random.percent(1)) p.inputs = 0;
+      break;
+    case Op::quantize_static_u8:
+      pick_floats(random, p);
+      if (random.percent(1)) p.inputs = 0;
+      p.zero_point = static_cast<std::int32_t>(
+          random.percent(70) ? random.pick({0, 1, 77, 128, 200, 255}) : random.in(0, 255));
+      break;
+    case Op::tile_windowed_s8:
+    case Op::tile_dense_s8:
+      pick_tile(random, p);
+      break;
+    case Op::epilogue_fp32:
+      p.rows = random.in(1, kMaxTileRows);
+      pick_output(random, p);
+      p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
+      break;
+    case Op::linear_windowed_s8:
+    case Op::linear_dense_s8:
+      pick_linear(random, p);
+      break;
+    case Op::format_windowed_s8:
+    case Op::format_dense_s8:
+      p.taps = random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
+      p.outputs = random.percent(4) ? 0 : p.outputs;
+      p.inputs = random.percent(4) ? 0 : p.inputs;
+      pick_weights(random, p);
+      limit_work(p, pick_budget(random));
+      break;
+    case Op::refuse_linear_s8:
+      p.dynamic = random.percent(40);
+      p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
+      break;
+  }
+  p.seed = random.next();
+  return p;
+}
+
+std::string describe(const Problem& p) {
+  const auto index = [](auto choice) { return static_cast<std::size_t>(choice); };
+  const bool tile = p.op == Op::tile_windowed_s8 || p.op == Op::tile_dense_s8;
+  const bool linear = p.op == Op::linear_windowed_s8 || p.op == Op::linear_dense_s8;
+  const bool format = p.op == Op::format_windowed_s8 || p.op == Op::format_dense_s8;
+  const bool quantize = p.op == Op::quantize_dynamic_s8 || p.op == Op::quantize_static_u8;
+  std::ostringstream text;
+  text << name_of(p.op) << ' ';
+  if (quantize) {
+    text << p.inputs;
+  } else if (p.op == Op::epilogue_fp32) {
+    text << p.rows << 'x' << p.outputs;
+  } else if (p.op != Op::refuse_linear_s8) {
+    text << p.rows << 'x' << p.inputs << "->" << p.outputs;
+  }
+  if (p.taps > 1) text << " taps=" << p.taps;
+  if (tile) text << " slices=" << p.first_slice << '+' << p.slice_count;
+  if (tile || linear || format) {
+    text << " mask=" << kMaskNames[index(p.mask)];
+    if (p.mask_n > 0) text << ':' << p.mask_n;
+    text << " weights=" << kWeightNames[index(p.weights)];
+  }
+  if (tile) text << " bytes=" << kByteNames[index(p.bytes)];
+  if (quantize || linear) text << " x=" << kFloatNames[index(p.floats)];
+  if (linear) text << (p.dynamic ? " dynamic" : " static");
+  if (p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !format) {
+    text << " zp=" << p.zero_point;
+  }
+  if (p.bias) text << " bias";
+  if (p.activation != Activation::none) text << ' ' << kActivationNames[index(p.activation)];
+  if (p.in_gap > 0) text << " in+" << p.in_gap;
+  if (p.out_gap > 0) text << " out+" << p.out_gap;
+  if (p.split > 0) text << " split=" << p.split;
+  if (linear) text << " threads=" << p.threads;
+  if (p.environment != Environment::standard)
+    text << ' ' << kEnvironmentNames[index(p.environment)];
+  if (p.same_rows) text << " same-rows";
+  return text.str();
+}
+
+}  // namespace skd::check

@@ -1,0 +1,28 @@
+#include "check/runner.h"
+
+namespace skd::check {
+
+Coverage run(const Problem& problem, const Subject& subject) {
+  switch (problem.op) {
+    case Op::quantize_dynamic_s8:
+    case Op::quantize_static_u8:
+      return run_quantize(problem, subject);
+    case Op::tile_windowed_s8:
+    case Op::tile_dense_s8:
+      return run_tile(problem, subject);
+    case Op::epilogue_fp32:
+      return run_epilogue(problem, subject);
+    case Op::linear_windowed_s8:
+    case Op::linear_dense_s8:
+      return run_linear(problem, subject);
+    case Op::format_windowed_s8:
+      return run_windowed_format(problem, subject.memory);
+    case Op::format_dense_s8:
+      return run_dense_format(problem, subject.memory);
+    case Op::refuse_linear_s8:
+      return run_refusal(problem, subject);
+  }
+  throw Failure("no such operation");
+}
+
+}  // namespace skd::check

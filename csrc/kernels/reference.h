@@ -1,0 +1,56 @@
+// The executable specification: every operation of the engine once more, one element at a time, in
+// the plainest code that says what docs/numerics.md says. Nothing here is fast, shared with a
+// kernel or clever; every path of the engine is tested against it. Call it with round-to-nearest
+// and without flushing of subnormals (the default floating-point environment).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/kernels.h"
+
+namespace skd::reference {
+
+// s = absmax / 127, as a product with fp32(1 / 127); u = rne(clamp(x * (1 / s), -127, 127)) + 128.
+// absmax < 2^-100: s = 1 and every u is 128. absmax Inf or NaN: s = NaN and every u is 128.
+float quantize_dynamic_s8(const float* x, std::int64_t count, std::uint8_t* u);
+
+// u = rne(clamp(x * inverse_scale, -zp, 255 - zp)) + zp; NaN gives zp.
+void quantize_static_u8(const float* x, std::int64_t count, float inverse_scale,
+                        std::int32_t zero_point, std::uint8_t* u);
+
+// acc[r][o] = sum_k u[r][k] w[o][k] - zero_point * sum_k w[o][k], in 64 bits. dense is
+// [outputs][taps][inputs]; rows is [taps][row_count] -> `inputs` bytes; acc is
+// [row_count][outputs].
+void accumulate(const std::int8_t* dense, std::int64_t outputs, std::int64_t inputs, int taps,
+                const std::uint8_t* const* rows, std::int64_t row_count, std::int32_t zero_point,
+                std::int64_t* acc);
+
+// float(acc) * (row_scale * scale), then + *bias unless bias is null; each step rounded to fp32.
+float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias);
+
+// The activation of one value, in float64. GELU is x Phi(x) with the exact error function, SiLU is
+// x / (1 + exp(-x)). ReLU keeps NaN.
+double activate(Activation activation, double y);
+
+// What `activate` allows an implementation in fp32 to differ by: 4 ulp of the result + 1e-7. None
+// and ReLU allow nothing.
+double activation_bound(Activation activation, double exact);
+
+// y = x W^T + b before any activation, as an int8 layer computes it.
+struct LinearS8Job {
+  const float* x;  // [rows][x_stride]
+  std::int64_t rows, x_stride;
+  const std::int8_t* dense;  // [outputs][inputs]
+  std::int64_t outputs, inputs;
+  const float* scale;  // [outputs]
+  const float* bias;   // [outputs] or null
+  bool dynamic;
+  float static_scale;       // static only
+  std::int32_t zero_point;  // static only
+  std::uint8_t* u;          // [inputs] scratch
+  std::int64_t* acc;        // [outputs] scratch
+  float* y;                 // [rows][outputs]
+};
+void linear_s8(const LinearS8Job& job);
+
+}  // namespace skd::reference
