@@ -22,8 +22,8 @@ __all__ = ["Pruner"]
 class Pruner:
     """Raises the sparsity of a model step by step; never regrows a weight.
 
-    The masks are buffers of the model and go with its ``state_dict``; ``Pruner.state_dict`` adds the
-    step. To resume: build the model and the pruner as before, then load both.
+    The masks are buffers of the model and go with its ``state_dict``; ``Pruner.state_dict`` adds
+    the step. To resume: build the model and the pruner as before, then load both.
 
     Args:
         model: pruned in place.
