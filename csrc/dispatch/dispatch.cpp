@@ -22,13 +22,23 @@ bool has_avx512(const CpuFeatures& f) {
 }
 bool has_vnni(const CpuFeatures& f) { return has_avx512(f) && f.avx512_vnni; }
 bool has_vbmi(const CpuFeatures& f) { return has_vnni(f) && f.avx512_vbmi; }
+bool has_bf16(const CpuFeatures& f) { return has_vbmi(f) && f.avx512_bf16; }
+
+KernelTable with_bf16(KernelTable table, const Bf16Kernels& kernels) {
+  table.name = "avx512_bf16";
+  table.linear_windowed_bf16 = kernels.linear_windowed_bf16;
+  table.to_bf16 = kernels.to_bf16;
+  return table;
+}
+const KernelTable kAvx512Bf16Table = with_bf16(kAvx512VbmiTable, kAvx512Bf16Kernels);
 #endif
 bool always(const CpuFeatures&) { return true; }
 
-// Best first. avx512_vbmi asks for VNNI and VBMI alone, so that Ice Lake qualifies.
+// Best first. avx512_vbmi asks for VNNI and VBMI alone, so that Ice Lake qualifies; avx512_bf16 is
+// the same table with other bf16 entries.
 constexpr Candidate kCandidates[] = {
 #if defined(SKD_X86)
-    {&kAvx512VbmiTable, has_vbmi}, {&kAvx512VnniTable, has_vnni},
+    {&kAvx512Bf16Table, has_bf16}, {&kAvx512VbmiTable, has_vbmi}, {&kAvx512VnniTable, has_vnni},
     {&kAvx512Table, has_avx512},   {&kAvx2Table, has_avx2},
 #endif
     {&kScalarTable, always},

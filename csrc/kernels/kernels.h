@@ -48,7 +48,16 @@ struct TileS8 {
   std::int64_t acc_stride;
 };
 
-// A windowed fp32 weight (formats/windowed_f32.h draws it): one kept weight a lane and step.
+// Positions of the float formats are packed: `bits` a step, `per_word` steps a word, the first in
+// the lowest bits.
+struct PositionPacking {
+  int window, bits, per_word;
+};
+inline constexpr PositionPacking kF32Window16 = {16, 4, 8};
+inline constexpr PositionPacking kF32Window32 = {32, 5, 6};
+inline constexpr PositionPacking kBf16Window32 = {32, 5, 3};
+
+// A windowed fp32 weight (formats/windowed_float.h draws it): one kept weight a lane and step.
 struct WindowedF32 {
   const float* values;             // [steps][16]
   const std::uint32_t* positions;  // [words][16] `bits` a step, several steps a word
@@ -56,9 +65,10 @@ struct WindowedF32 {
   const std::int64_t* step_ptr;    // [slices + 1]
   const std::int64_t* word_ptr;    // [slices + 1] first word of a slice
   int window;                      // 16 (4 bits, 8 steps a word) or 32 (5 bits, 6 steps a word)
+  int uniform_steps;               // the count when every entry of `steps` is equal, else 0
 };
 
-// A windowed bf16 weight (formats/windowed_bf16.h): two kept weights a lane and step, windows
+// A windowed bf16 weight (formats/windowed_float.h): two kept weights a lane and step, windows
 // of 32.
 struct WindowedBf16 {
   const std::uint16_t* values;     // [steps][16][2]
@@ -66,6 +76,7 @@ struct WindowedBf16 {
   const std::uint8_t* steps;       // [slices][taps * windows]
   const std::int64_t* step_ptr;    // [slices + 1]
   const std::int64_t* word_ptr;    // [slices + 1]
+  int uniform_steps;               // as above
 };
 
 // One tile of fp32 sums; fields as in TileS8. Input: float, or std::uint16_t holding bf16 bits.
@@ -156,6 +167,13 @@ struct KernelTable {
   void (*depthwise_s8)(const DepthwiseS8& weight, const TileS8& tile);
   void (*depthwise_f32)(const DepthwiseF32& weight, const TileF32& tile);
   void (*epilogue_sums)(const EpilogueSums& job);
+
+  // fp32 sums, one chain a lane in the order of the steps. NaN or Inf in a row may reach any output
+  // of that row.
+  void (*linear_windowed_f32)(const WindowedF32& weight, const TileF32& tile);
+  void (*linear_windowed_bf16)(const WindowedBf16& weight, const TileBf16& tile);
+  // Round to nearest even; subnormals become zero, NaN stays NaN and quiet.
+  void (*to_bf16)(const float* x, std::int64_t count, std::uint16_t* bits);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.
@@ -165,6 +183,13 @@ extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
 extern const KernelTable kAvx512VnniTable;
 extern const KernelTable kAvx512VbmiTable;
+
+// What AVX512_BF16 changes; dispatch makes the table avx512_bf16 of it and avx512_vbmi.
+struct Bf16Kernels {
+  void (*linear_windowed_bf16)(const WindowedBf16& weight, const TileBf16& tile);
+  void (*to_bf16)(const float* x, std::int64_t count, std::uint16_t* bits);
+};
+extern const Bf16Kernels kAvx512Bf16Kernels;
 #endif
 
 }  // namespace skd

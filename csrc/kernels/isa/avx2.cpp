@@ -11,14 +11,20 @@ namespace skd {
 namespace avx2 {
 namespace {
 
+#include "kernels/vec/all_memory_window.inl"
+#include "kernels/vec/all_x86.inl"
 #include "kernels/vec/avx2.inl"
+#include "kernels/vec/avx2_float_window.inl"
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_bf16.inl"
+#include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
 
 }  // namespace
@@ -37,6 +43,9 @@ const KernelTable kAvx2Table = {
     avx2::depthwise_s8,
     avx2::depthwise_f32,
     avx2::epilogue_sums,
+    avx2::linear_windowed_f32,
+    avx2::linear_windowed_bf16,
+    avx2::to_bf16,
 };
 
 }  // namespace skd

@@ -11,7 +11,11 @@ namespace skd {
 namespace avx512 {
 namespace {
 
+#include "kernels/vec/all_x86.inl"
 #include "kernels/vec/avx512.inl"
+#include "kernels/vec/avx512_bf16_emulated_dot.inl"
+#include "kernels/vec/avx512_bf16_window.inl"
+#include "kernels/vec/avx512_float_window.inl"
 #include "kernels/vec/avx512_maddubs_dot.inl"
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
@@ -20,7 +24,10 @@ namespace {
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_bf16.inl"
+#include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
 
 }  // namespace
@@ -39,6 +46,9 @@ const KernelTable kAvx512Table = {
     avx512::depthwise_s8,
     avx512::depthwise_f32,
     avx512::epilogue_sums,
+    avx512::linear_windowed_f32,
+    avx512::linear_windowed_bf16,
+    avx512::to_bf16,
 };
 
 }  // namespace skd

@@ -11,7 +11,11 @@ namespace skd {
 namespace avx512_vbmi {
 namespace {
 
+#include "kernels/vec/all_x86.inl"
 #include "kernels/vec/avx512.inl"
+#include "kernels/vec/avx512_bf16_emulated_dot.inl"
+#include "kernels/vec/avx512_bf16_window.inl"
+#include "kernels/vec/avx512_float_window.inl"
 #include "kernels/vec/avx512_vnni_dot.inl"
 #include "kernels/vec/avx512_vpermb_window.inl"
 
@@ -20,7 +24,10 @@ namespace {
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_bf16.inl"
+#include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
 
 }  // namespace
@@ -39,6 +46,9 @@ const KernelTable kAvx512VbmiTable = {
     avx512_vbmi::depthwise_s8,
     avx512_vbmi::depthwise_f32,
     avx512_vbmi::epilogue_sums,
+    avx512_vbmi::linear_windowed_f32,
+    avx512_vbmi::linear_windowed_bf16,
+    avx512_vbmi::to_bf16,
 };
 
 }  // namespace skd

@@ -9,14 +9,19 @@ namespace skd {
 namespace scalar {
 namespace {
 
+#include "kernels/vec/all_memory_window.inl"
 #include "kernels/vec/scalar.inl"
+#include "kernels/vec/scalar_float_window.inl"
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
+#include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/windowed_bf16.inl"
+#include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
 
 }  // namespace
@@ -35,6 +40,9 @@ const KernelTable kScalarTable = {
     scalar::depthwise_s8,
     scalar::depthwise_f32,
     scalar::epilogue_sums,
+    scalar::linear_windowed_f32,
+    scalar::linear_windowed_bf16,
+    scalar::to_bf16,
 };
 
 }  // namespace skd

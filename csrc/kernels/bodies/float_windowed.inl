@@ -1,0 +1,112 @@
+// The windowed loop for floats, fp32 and bf16 alike: ROWS rows of x against SLICES slices of 16
+// outputs. `Gather` (vec/) knows the window's registers, the packing of positions and one step. The
+// windows of the rows are loaded once and serve the steps of all slices; a step's positions and
+// values serve all rows. Each sum is one chain in the order of the steps, so its bits depend on
+// neither the tile nor its neighbours. STEPS > 0 is a compile-time step count for weights in which
+// every window has the same (n:m masks); 0 reads the counts.
+
+template <class Gather, int ROWS, int SLICES, int STEPS>
+inline void windowed_float_tile(const typename Gather::Weight& weight,
+                                const FloatTile<typename Gather::Input>& tile, int first_row,
+                                std::int64_t slice) {
+  constexpr int kWidth = Gather::kPacking.window, kPerWord = Gather::kPacking.per_word;
+  constexpr int kEntries = kLanes * Gather::kDot;              // of a step and of a word
+  constexpr bool kWhole = STEPS > 0 && kPerWord % STEPS == 0;  // no word ends inside a window
+  const std::int64_t windows = tile.taps * ((tile.inputs + kWidth - 1) / kWidth);
+  F16 acc[SLICES][ROWS];
+  typename Gather::Positions positions[SLICES];
+  const typename Gather::Value* values[SLICES];
+  const typename Gather::Word* words[SLICES];
+  const std::uint8_t* steps[SLICES];
+  int left[SLICES];  // steps left in `positions`
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+    const std::int64_t index = tile.first_slice + slice + s;
+    values[s] = weight.values + weight.step_ptr[index] * kEntries;
+    words[s] = weight.positions + weight.word_ptr[index] * kEntries;
+    steps[s] = weight.steps + index * windows;
+    left[s] = 0;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) acc[s][r] = set_f(0.0f);
+  }
+
+  alignas(64) typename Gather::Input spare[ROWS][kWidth];
+  for (int tap = 0; tap < tile.taps; ++tap) {
+    const typename Gather::Input* const* rows = tile.rows + tap * tile.row_count + first_row;
+#pragma GCC unroll 1
+    for (std::int64_t base = 0; base < tile.inputs; base += kWidth) {
+      const std::int64_t rest = tile.inputs - base;
+      const int length = rest < kWidth ? static_cast<int>(rest) : kWidth;
+      typename Gather::Window x[ROWS];
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; ++r) x[r] = Gather::load(rows[r] + base, length, spare[r]);
+#pragma GCC unroll 4
+      for (int s = 0; s < SLICES; ++s) {
+        const int count = STEPS > 0 ? STEPS : *steps[s]++;
+#pragma GCC unroll 4
+        for (int step = 0; step < count; ++step) {
+          if ((!kWhole || step == 0) && left[s] == 0) {
+            positions[s] = Gather::load_positions(words[s]);
+            words[s] += kEntries;
+            left[s] = kPerWord;
+          }
+          Gather::template accumulate_step<ROWS>(acc[s], x, positions[s], values[s]);
+          positions[s] = Gather::next_step(positions[s]);
+          values[s] += kEntries;
+          if (!kWhole) --left[s];
+        }
+        if (kWhole) left[s] -= STEPS;
+      }
+    }
+  }
+
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      store_f(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
+    }
+  }
+}
+
+template <class Gather, int ROWS, int STEPS>
+void windowed_float_slices(const typename Gather::Weight& weight,
+                           const FloatTile<typename Gather::Input>& tile, int first_row) {
+  constexpr int kSlices = Gather::slices(ROWS);
+  std::int64_t slice = 0;
+  for (; slice + kSlices <= tile.slice_count; slice += kSlices) {
+    windowed_float_tile<Gather, ROWS, kSlices, STEPS>(weight, tile, first_row, slice);
+  }
+  for (; slice < tile.slice_count; ++slice) {
+    windowed_float_tile<Gather, ROWS, 1, STEPS>(weight, tile, first_row, slice);
+  }
+}
+
+template <class Gather, int ROWS>
+void windowed_float_rows(const typename Gather::Weight& weight,
+                         const FloatTile<typename Gather::Input>& tile, int first_row, int count) {
+  if (count < ROWS) {
+    if constexpr (ROWS > 1) windowed_float_rows<Gather, ROWS - 1>(weight, tile, first_row, count);
+    return;
+  }
+  switch (weight.uniform_steps) {
+    case 1:
+      return windowed_float_slices<Gather, ROWS, 1>(weight, tile, first_row);
+    case 2:
+      return windowed_float_slices<Gather, ROWS, 2>(weight, tile, first_row);
+    case 4:
+      return windowed_float_slices<Gather, ROWS, 4>(weight, tile, first_row);
+    default:
+      return windowed_float_slices<Gather, ROWS, 0>(weight, tile, first_row);
+  }
+}
+
+template <class Gather>
+void windowed_float(const typename Gather::Weight& weight,
+                    const FloatTile<typename Gather::Input>& tile) {
+  for (int row = 0; row < tile.row_count; row += kWindowedRows) {
+    const int left = tile.row_count - row;
+    windowed_float_rows<Gather, kWindowedRows>(weight, tile, row,
+                                               left < kWindowedRows ? left : kWindowedRows);
+  }
+}
