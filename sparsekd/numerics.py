@@ -140,8 +140,8 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 def affine_params(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of static u8 activations whose values lie in [lo, hi].
 
-    The range is widened to hold zero, which is then an integer exactly. A range below 2^-100 counts
-    as empty and gets scale 1.
+    The range is widened to hold zero, which is then an integer exactly. A range so narrow that its
+    scale is below 2^-100 counts as empty and gets scale 1.
 
     Args:
         lo, hi: fp32, one element each.
@@ -163,7 +163,7 @@ def affine_params(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
         )
     # The divisor is a tensor, since a scalar divisor may be turned into a product on some devices.
     scale = spread / torch.full_like(spread, _MAX_AFFINE)
-    scale = torch.where(spread < TINY, 1.0, scale)
+    scale = torch.where(scale < TINY, 1.0, scale)
     zero_point = (-low.clamp(max=0.0) * torch.reciprocal(scale)).round().clamp(0, _MAX_AFFINE)
     return scale, zero_point.to(torch.int32)
 
