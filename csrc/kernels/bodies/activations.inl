@@ -19,8 +19,11 @@ inline F16 exponential(const F16& x) {
   return mul(e, power_of_two(n));
 }
 
-// x / (1 + e^-x)
-inline F16 silu(const F16& x) { return div(x, add(set_f(1.0f), exponential(sub(set_f(0.0f), x)))); }
+// x / (1 + e^-x). e^-x stops growing at e^88, so x stops at -100: the result is 0 but for 1e-36.
+inline F16 silu(const F16& x) {
+  const F16 growth = exponential(sub(set_f(0.0f), x));
+  return div(at_least(x, set_f(-100.0f)), add(set_f(1.0f), growth));
+}
 
 // x Phi(x), from the tail T(|x|) = erfc(|x| / sqrt 2) / 2 = e^(-x^2 / 2) t P(t) with
 // t = 1 / (1 + 0.2475 |x|), so that nothing cancels for negative x. Relative error of P: 7e-9.
