@@ -7,15 +7,12 @@
 #include "core/check.h"
 #include "core/sizes.h"
 #include "core/threads.h"
+#include "ops/split.h"
 
 namespace skd {
 namespace {
 
-constexpr std::int64_t kBlockSlices = 16;           // 1 KB of each output row at a time
-constexpr std::int64_t kBlockBytes = 384 << 10;     // weights of a block stay in L2 over row tiles
-constexpr std::int64_t kSelfQuantizedRows = 4;      // up to here a barrier costs more than the work
-constexpr std::int64_t kParallelBytes = 128 << 10;  // weight bytes x rows, see worth_threads
-constexpr float kSmallestScale = 0x1p-120f;         // so that 1 / scale is finite
+constexpr float kSmallestScale = 0x1p-120f;  // so that 1 / scale is finite
 
 void accumulate(const KernelTable& table, const WindowedS8Weight& weight, const TileS8& tile) {
   table.linear_windowed_s8(weight.view(), tile);
@@ -66,67 +63,42 @@ struct Job {
     }
   }
 
-  // Tile `index` of the nearly equal tiles that `rows` is cut into (9 = 5 + 4, never 8 + 1: each
-  // tile streams the weights once).
-  Range row_tile(Range rows, std::int64_t index) const {
-    const std::int64_t count = rows.end - rows.begin;
-    const Range part = part_of(count, index, ceil_div(count, tile_rows));
-    return {rows.begin + part.begin, rows.begin + part.end};
-  }
-
-  // Outputs of `block` for the rows of one tile: 16 slices at a time, so that at least 1 KB of an
-  // output row is written before the next row (columns of single lines miss the cache one by one).
+  // Outputs of `block` for the rows of one tile.
   void compute(Range rows, Range block, const std::uint8_t* u, const float* scales) const {
     alignas(64) std::int32_t acc[kMaxTileRows * kBlockSlices * kLanes];
     const std::uint8_t* pointers[kMaxTileRows];
     const int count = static_cast<int>(rows.end - rows.begin);
     for (int r = 0; r < count; ++r) pointers[r] = u + (rows.begin + r) * u_stride;
-    for (std::int64_t s = block.begin; s < block.end; s += kBlockSlices) {
-      const std::int64_t some = std::min(kBlockSlices, block.end - s);
-      accumulate(
-          table, weight,
-          {pointers, count, 1, inputs, s, some, quant.zero_point, acc, kBlockSlices * kLanes});
-      const std::int64_t column = s * kLanes;
+    for_each_strip(block, [&](Range strip) {
+      const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
+      accumulate(table, weight,
+                 {pointers, count, 1, inputs, strip.begin, some, quant.zero_point, acc,
+                  kBlockSlices * kLanes});
       table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column), scales + rows.begin,
                            scale + column, bias == nullptr ? nullptr : bias + column, activation,
                            call.y + rows.begin * call.y_stride + column, call.y_stride});
-    }
+    });
   }
 
   // All outputs of `part` for `rows`; with `quantize_rows` each tile is quantized when first used.
   void sweep(Range rows, Range part, std::uint8_t* u, float* scales, bool quantize_rows) const {
-    if (rows.begin == rows.end) return;
-    const std::int64_t tiles = ceil_div(rows.end - rows.begin, tile_rows);
-    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, weight.bytes_per_slice());
-    const std::int64_t length = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
-    for (std::int64_t s = part.begin; s < part.end; s += length) {
-      const Range block{s, std::min(s + length, part.end)};
-      for (std::int64_t tile = 0; tile < tiles; ++tile) {
-        const Range some = row_tile(rows, tile);
-        if (quantize_rows && s == part.begin) quantize(some, u, scales);
-        compute(some, block, u, scales);
-      }
-    }
+    for_each_piece({rows, tile_rows}, part, weight.bytes_per_slice(), [&](Range some, Range block) {
+      if (quantize_rows && block.begin == part.begin) quantize(some, u, scales);
+      compute(some, block, u, scales);
+    });
   }
 };
-
-// A parallel region costs about half a microsecond, in which one core streams some 90 KB of weights
-// from L2; it pays from about the double on.
-template <class Weight>
-bool worth_threads(const Weight& weight, std::int64_t rows) {
-  const std::int64_t per_row = weight.bytes_per_slice() * weight.slices() + 8 * weight.inputs();
-  return per_row >= kParallelBytes / rows;
-}
 
 template <class Weight>
 void run(const Job<Weight>& job) {
   thread_local Scratch scratch;
   const std::int64_t rows = job.call.rows;
   int threads = usable_threads(job.call.threads);
-  if (!worth_threads(job.weight, rows)) threads = 1;
+  const std::int64_t weight_bytes = job.weight.bytes_per_slice() * job.slices;
+  if (!worth_threads(weight_bytes + 8 * job.inputs, rows)) threads = 1;
 
-  const bool few_rows = rows <= kSelfQuantizedRows;
+  const bool few_rows = rows <= kFewRows;
   // Few rows: each thread quantizes them all for itself, which saves the barrier.
   const std::int64_t copies = few_rows ? threads : 1;
   scratch.reserve(checked_mul(checked_mul(rows, job.u_stride), copies), checked_mul(rows, copies));
@@ -142,11 +114,8 @@ void run(const Job<Weight>& job) {
   // Long rows or few slices: split over rows, each thread quantizing its own just before use.
   if (job.inputs >= 2 * job.outputs || job.slices < kBlockSlices * threads) {
     return parallel(threads, [&](int thread, int count) {
-      const std::int64_t tiles = ceil_div(rows, job.tile_rows);
-      const Range mine = part_of(tiles, thread, count);
-      const Range part{mine.begin == tiles ? rows : part_of(rows, mine.begin, tiles).begin,
-                       mine.end == tiles ? rows : part_of(rows, mine.end, tiles).begin};
-      job.sweep(part, {0, job.slices}, u, scales, true);
+      const RowTiles tiles{{0, rows}, job.tile_rows};
+      job.sweep(tiles.share_of(thread, count), {0, job.slices}, u, scales, true);
     });
   }
   parallel(threads, [&](int thread, int count) {

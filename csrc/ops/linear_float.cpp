@@ -1,0 +1,146 @@
+#include "ops/linear_float.h"
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "core/check.h"
+#include "core/sizes.h"
+#include "core/threads.h"
+#include "ops/split.h"
+
+namespace skd {
+namespace {
+
+void accumulate(const KernelTable& table, const WindowedF32Weight& weight, const TileF32& tile) {
+  table.linear_windowed_f32(weight.view(), tile);
+}
+void accumulate(const KernelTable& table, const WindowedBf16Weight& weight, const TileBf16& tile) {
+  table.linear_windowed_bf16(weight.view(), tile);
+}
+
+template <class Weight>
+struct Job {
+  static constexpr bool kRounded = std::is_same_v<Weight, WindowedBf16Weight>;
+  using Input = std::conditional_t<kRounded, std::uint16_t, float>;
+
+  const Weight& weight;
+  const KernelTable& table;
+  const LinearCall& call;
+  const float* bias;  // or null
+  Activation activation;
+
+  std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
+  std::int64_t scratch_stride = round_up(std::max<std::int64_t>(inputs, 1), 32);  // whole lines
+
+  void round_rows(Range rows, std::uint16_t* scratch) const {
+    for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+      table.to_bf16(call.x + r * call.x_stride, inputs, scratch + r * scratch_stride);
+    }
+  }
+
+  const Input* row(std::int64_t r, [[maybe_unused]] const std::uint16_t* scratch) const {
+    if constexpr (kRounded) {
+      return scratch + r * scratch_stride;
+    } else {
+      return call.x + r * call.x_stride;
+    }
+  }
+
+  // Outputs of `block` for the rows of one tile.
+  void compute(Range rows, Range block, const std::uint16_t* scratch) const {
+    alignas(64) float acc[kMaxTileRows * kBlockSlices * kLanes];
+    const Input* pointers[kMaxTileRows];
+    const int count = static_cast<int>(rows.end - rows.begin);
+    for (int r = 0; r < count; ++r) pointers[r] = row(rows.begin + r, scratch);
+    for_each_strip(block, [&](Range strip) {
+      const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
+      accumulate(table, weight,
+                 {pointers, count, 1, inputs, strip.begin, some, acc, kBlockSlices * kLanes});
+      table.epilogue_sums({acc, kBlockSlices * kLanes, count,
+                           std::min(some * kLanes, outputs - column),
+                           bias == nullptr ? nullptr : bias + column, activation,
+                           call.y + rows.begin * call.y_stride + column, call.y_stride});
+    });
+  }
+
+  // All outputs of `part` for `rows`; with `round` each tile is rounded when first used.
+  void sweep(Range rows, Range part, std::uint16_t* scratch, [[maybe_unused]] bool round) const {
+    const RowTiles tiles{rows, table.windowed_rows};
+    for_each_piece(tiles, part, weight.bytes_per_slice(), [&](Range some, Range block) {
+      if constexpr (kRounded) {
+        if (round && block.begin == part.begin) round_rows(some, scratch);
+      }
+      compute(some, block, scratch);
+    });
+  }
+};
+
+template <class Weight>
+void run(const Job<Weight>& job) {
+  thread_local Buffer<std::uint16_t> kept;  // scratch of one call, kept for the next one
+  const std::int64_t rows = job.call.rows;
+  int threads = usable_threads(job.call.threads);
+  if (!worth_threads(job.weight.bytes_per_slice() * job.slices, rows)) threads = 1;
+
+  const bool few_rows = rows <= kFewRows;
+  if constexpr (Job<Weight>::kRounded) {
+    // Few rows: each thread rounds them all for itself, which saves the barrier.
+    const std::int64_t size =
+        checked_mul(checked_mul(rows, job.scratch_stride), few_rows ? threads : 1);
+    if (kept.size() < size) kept = Buffer<std::uint16_t>(size);
+  }
+  std::uint16_t* const scratch = kept.data();
+
+  const RowTiles tiles{{0, rows}, job.table.windowed_rows};
+  // Few slices: over rows, when there are tiles enough. Else over slices.
+  if (threads > 1 && job.slices < kBlockSlices * threads && tiles.count() >= threads) {
+    return parallel(threads, [&](int thread, int count) {
+      job.sweep(tiles.share_of(thread, count), {0, job.slices}, scratch, true);
+    });
+  }
+  parallel(threads, [&](int thread, int count) {
+    const Range part = part_of(job.slices, thread, count);
+    if (count == 1 || few_rows) {
+      const bool shared = !Job<Weight>::kRounded || !few_rows;
+      std::uint16_t* const own = shared ? scratch : scratch + thread * rows * job.scratch_stride;
+      return job.sweep({0, rows}, part, own, true);
+    }
+    if constexpr (Job<Weight>::kRounded) {
+      job.round_rows(part_of(rows, thread, count), scratch);
+      barrier();
+    }
+    job.sweep({0, rows}, part, scratch, false);
+  });
+}
+
+}  // namespace
+
+LinearFloat::LinearFloat(Weight weight, const float* bias, Activation activation)
+    : weight_(std::move(weight)), has_bias_(bias != nullptr), activation_(activation) {
+  if (has_bias_) bias_ = Buffer<float>::copy_of(bias, outputs());
+}
+
+std::int64_t LinearFloat::outputs() const {
+  return std::visit([](const auto& w) { return w.outputs(); }, weight_);
+}
+
+std::int64_t LinearFloat::inputs() const {
+  return std::visit([](const auto& w) { return w.inputs(); }, weight_);
+}
+
+void LinearFloat::forward(const LinearCall& call, const KernelTable* table) const {
+  require(call.rows >= 0, "rows: ", call.rows, ", expected at least 0");
+  require(call.x_stride >= 0 && call.y_stride >= 0, "row strides: ", call.x_stride, " and ",
+          call.y_stride, ", expected at least 0");
+  if (call.rows == 0 || outputs() == 0) return;
+  const KernelTable& chosen = table == nullptr ? kernels() : *table;
+  std::visit(
+      [&](const auto& weight) {
+        run(Job<std::decay_t<decltype(weight)>>{weight, chosen, call,
+                                                has_bias_ ? bias_.data() : nullptr, activation_});
+      },
+      weight_);
+}
+
+}  // namespace skd

@@ -1,0 +1,64 @@
+// How a Linear is cut into pieces, whatever its format: row tiles, blocks of slices, parts for
+// threads. Never along a sum.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/sizes.h"
+#include "core/threads.h"
+
+namespace skd {
+
+inline constexpr std::int64_t kBlockSlices = 16;        // 1 KB of each output row at a time
+inline constexpr std::int64_t kBlockBytes = 384 << 10;  // weights of a block stay in L2
+inline constexpr std::int64_t kParallelBytes = 128 << 10;
+inline constexpr std::int64_t kFewRows = 4;  // up to here a barrier costs more than the work
+
+// A parallel region costs about half a microsecond, in which one core streams some 90 KB of weights
+// from L2; it pays from about the double on.
+inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows) {
+  return bytes_per_row >= kParallelBytes / rows;
+}
+
+// Rows cut into nearly equal tiles (9 = 5 + 4, never 8 + 1: each tile streams the weights once).
+struct RowTiles {
+  Range rows;
+  int tile_rows;  // at most
+
+  std::int64_t count() const { return ceil_div(rows.end - rows.begin, tile_rows); }
+  Range operator[](std::int64_t index) const {
+    const Range part = part_of(rows.end - rows.begin, index, count());
+    return {rows.begin + part.begin, rows.begin + part.end};
+  }
+  // The rows of whole tiles that a thread gets.
+  Range share_of(int thread, int threads) const {
+    const Range mine = part_of(count(), thread, threads);
+    return {mine.begin == count() ? rows.end : (*this)[mine.begin].begin,
+            mine.end == count() ? rows.end : (*this)[mine.end].begin};
+  }
+};
+
+// Calls body(rows, slices) for every row tile of every block of `slices`: a block's weights stay in
+// L2 over the row tiles, and a row tile is in L1 while the block goes by.
+template <class Body>
+void for_each_piece(const RowTiles& tiles, Range slices, std::int64_t bytes_per_slice,
+                    const Body& body) {
+  const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
+  const std::int64_t length = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
+  for (std::int64_t s = slices.begin; s < slices.end; s += length) {
+    const Range block{s, std::min(s + length, slices.end)};
+    for (std::int64_t tile = 0; tile < tiles.count(); ++tile) body(tiles[tile], block);
+  }
+}
+
+// Calls body(slices) for 16 slices at a time, so that at least 1 KB of an output row is written
+// before the next row (columns of single lines miss the cache one by one).
+template <class Body>
+void for_each_strip(Range block, const Body& body) {
+  for (std::int64_t s = block.begin; s < block.end; s += kBlockSlices) {
+    body(Range{s, std::min(s + kBlockSlices, block.end)});
+  }
+}
+
+}  // namespace skd
