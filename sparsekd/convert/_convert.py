@@ -27,6 +27,7 @@ from sparsekd.spec import Int8
 __all__ = ["KERNELS", "convert"]
 
 KERNELS = ("auto", "windowed", "dense", "torch")
+_SCHEMES = {"auto": None, "int8": Int8(), "int8:static": Int8("static")}
 
 # A windowed group of 16 outputs x 4 inputs stores a position beside each value, so up to half of
 # dense's groups it takes no more bytes; with AVX512-VBMI that is also about where it becomes the
@@ -131,12 +132,13 @@ def _check_arguments(
         raise TypeError(f"convert needs an nn.Module, got {type(model).__name__}")
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
-    if isinstance(scheme, str) and scheme in ("auto", "int8"):
-        wanted = None if scheme == "auto" else Int8()
+    if isinstance(scheme, str) and scheme in _SCHEMES:
+        wanted = _SCHEMES[scheme]
     elif isinstance(scheme, Int8):
         wanted = scheme
     else:
-        raise ValueError(f"unknown scheme {scheme!r}; choose 'auto', 'int8' or an Int8(...)")
+        choices = ", ".join(map(repr, _SCHEMES))
+        raise ValueError(f"unknown scheme {scheme!r}; choose one of {choices} or an Int8(...)")
     if kernel == "torch" and wanted is not None and not allow_float:
         raise ValueError(
             "kernel='torch' would leave float layers in float although scheme asks for int8; "

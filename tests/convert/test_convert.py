@@ -14,6 +14,7 @@ from torch import nn
 
 from sparsekd.convert import FusedActivation, convert, to_float
 from sparsekd.nn import Linear
+from sparsekd.prune import prune_
 from sparsekd.quantize import calibrate, prepare_
 from sparsekd.spec import NM, Int8, Unstructured
 
@@ -44,6 +45,22 @@ def test_a_fake_quantized_model_converts_by_its_own_scheme_to_equal_bits(activat
     converted = convert(model, kernel=kernel)
     assert [layer.scheme.activations for layer in (converted[0], converted[2])] == [activations] * 2
     assert torch.equal(converted(x), model(x))
+
+
+@pytest.mark.parametrize("order", ["prune first", "prepare first"])
+def test_pruned_layers_convert_with_their_masks_and_without_their_hooks(order):
+    model, x = mlp(), torch.randn(9, 40)
+    if order == "prune first":
+        prune_(model, NM(4, 32))
+    prepare_(model)
+    if order == "prepare first":
+        prune_(model, NM(4, 32))
+    model.eval()
+    converted = convert(model)
+    assert (converted[0].kernel, converted[0].activation) == ("windowed", "relu")
+    assert not converted[0]._forward_pre_hooks
+    assert torch.equal(converted(x), model(x))
+    assert model[0]._forward_pre_hooks  # the trained model still holds its masks
 
 
 def test_the_layers_own_scheme_wins_over_the_one_asked_for():
@@ -100,8 +117,9 @@ def test_kernel_torch_leaves_layers_and_needs_leave_to_leave_int8():
     ("arguments", "message"),
     [
         ({"kernel": "csr"}, "unknown kernel 'csr'; choose one of auto, windowed, dense, torch"),
-        ({"scheme": "int4"}, "unknown scheme 'int4'; choose 'auto', 'int8'"),
+        ({"scheme": "int4"}, "unknown scheme 'int4'; choose one of 'auto', 'int8', 'int8:"),
         ({"scheme": 8}, "unknown scheme 8"),
+        ({"scheme": "int8:static"}, "layer '0': static activations need calibrated ranges"),
         ({"scheme": Int8("static")}, "layer '0': static activations need calibrated ranges"),
         ({"scheme": "int8", "include": "nope*"}, "'nope\\*' matches no layer"),
     ],
