@@ -1,0 +1,146 @@
+"""``prepare_`` and ``remove_``: fake quantization put on a model's layers, and taken off again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sparsekd.modules import Selector, quant_spec, select
+from sparsekd.quantize._fake_quant import RANGE_BUFFERS, FakeQuantLayer, FakeQuantLinear
+from sparsekd.spec import Int8
+
+__all__ = ["PrepareReport", "prepare_", "remove_"]
+
+_FAKE: dict[type[nn.Module], type[FakeQuantLayer]] = {nn.Linear: FakeQuantLinear}
+_FLOAT: dict[type[nn.Module], type[nn.Module]] = {fake: kind for kind, fake in _FAKE.items()}
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What ``prepare_`` did; ``str()`` gives it in lines.
+
+    Attributes:
+        quantized: names of the layers that are fake-quantized now.
+        skipped: (name, reason) of chosen layers that stay as they were.
+    """
+
+    quantized: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{name or '(the model)'}: fake-quantized" for name in self.quantized]
+        lines += [f"{name or '(the model)'}: left alone, {reason}" for name, reason in self.skipped]
+        return "\n".join(lines)
+
+
+def prepare_(
+    model: nn.Module,
+    scheme: Int8 | None = None,
+    *,
+    include: Selector | Iterable[Selector] = (),
+    exclude: Selector | Iterable[Selector] = (),
+) -> PrepareReport:
+    """Make layers compute with int8 weights and 8-bit activations, in place; they stay trainable.
+
+    Only the class of a layer changes (``nn.Linear`` to ``FakeQuantLinear``): its parameters and
+    their names, its masks and its hooks stay, so an optimizer that holds them keeps working, and
+    pruning before or after gives the same model. Static schemes add the range buffers, which
+    ``calibrate`` or training fills.
+
+    Args:
+        model: any model.
+        scheme: ``Int8()`` where None.
+        include, exclude: layers by name glob or type; see :func:`sparsekd.modules.select`.
+
+    Returns:
+        a report of the layers that are quantized and of those left alone, with the reason: a
+        subclass of a layer, and a layer whose parent reads its weight instead of calling it.
+
+    Raises:
+        TypeError: ``scheme`` is no Int8, or a weight is not fp32, fp16 or bf16.
+        ValueError: a selector matches nothing, there is no layer to quantize, or a layer is
+            fake-quantized already with another scheme. Nothing is changed then.
+
+    >>> prepare_(model, Int8("static"), exclude=["head"])
+    >>> calibrate(model, batches)
+    """
+    scheme = Int8() if scheme is None else scheme
+    if not isinstance(scheme, Int8):
+        raise TypeError(f"scheme must be an Int8, got {scheme!r}")
+    readers = _weight_readers(model)
+    chosen: list[tuple[str, nn.Module]] = []
+    done: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    for name, module in select(model, include, exclude, tuple(_FAKE)):
+        own = quant_spec(module)
+        if own is not None and own != scheme:
+            raise ValueError(
+                f"layer {name!r} is fake-quantized with {own} already: call quantize.remove_ "
+                f"before giving it {scheme}"
+            )
+        if own is not None:
+            done.append(name)
+        elif id(module) in readers:
+            reason = f"{readers[id(module)]} reads its weight instead of calling it"
+            skipped.append((name, reason))
+        elif type(module) not in _FAKE:
+            kind = type(module).__name__
+            skipped.append((name, f"{kind} is a subclass and may compute something else"))
+        else:
+            _check_dtype(name, module)
+            chosen.append((name, module))
+    if not chosen and not done:
+        listed = "; ".join(f"{name!r}: {reason}" for name, reason in skipped)
+        kinds = ", ".join(f"nn.{kind.__name__}" for kind in _FAKE)
+        raise ValueError(f"no layer to quantize ({listed or f'no {kinds} is chosen'})")
+    for name, module in chosen:
+        module.__class__ = _FAKE[type(module)]
+        assert isinstance(module, FakeQuantLayer)
+        module.become(scheme, name)
+    return PrepareReport((*done, *(name for name, _ in chosen)), tuple(skipped))
+
+
+def remove_(model: nn.Module) -> nn.Module:
+    """Turn every fake-quantized layer back into torch's own, in place; ranges are dropped.
+
+    Parameters and masks stay as they are.
+
+    Returns:
+        the model.
+
+    >>> remove_(model)
+    """
+    for module in model.modules():
+        if isinstance(module, FakeQuantLayer):
+            for name in RANGE_BUFFERS:
+                if name in module._buffers:
+                    delattr(module, name)
+            for name in ("scheme", "layer_name"):
+                module.__dict__.pop(name, None)
+            module.__class__ = _FLOAT[type(module)]  # type: ignore[assignment]
+    return model
+
+
+def _check_dtype(name: str, module: nn.Module) -> None:
+    weight = module.weight
+    if isinstance(weight, torch.Tensor) and weight.dtype not in _DTYPES:
+        raise TypeError(
+            f"layer {name!r}: weight of dtype {weight.dtype}, expected float32, float16 or bfloat16"
+        )
+
+
+def _weight_readers(model: nn.Module) -> dict[int, str]:
+    """By module id, the layers whose torch parent reads their weight instead of calling them.
+
+    ``nn.TransformerEncoderLayer`` does so on its fast path in eval mode.
+    """
+    return {
+        id(child): type(parent).__name__
+        for parent in model.modules()
+        if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+        for child in parent.children()
+    }
