@@ -14,6 +14,9 @@ inline constexpr int kLanes = 16;       // outputs in a slice; lane i of slice s
 inline constexpr int kWindow = 64;      // inputs in a window of the windowed s8 format
 inline constexpr int kDot = 4;          // products that one lane adds in one step
 inline constexpr int kMaxTileRows = 8;  // the largest row tile of any kernel
+inline constexpr int kCsrGroup = 64;    // outputs of a CSR weight that are sorted together
+inline constexpr int kCsrLanes = 4;     // of these, how many share a run of steps
+inline constexpr int kCsrRows = 64;     // the most rows of a CSR panel
 
 enum class Activation : int { none = 0, relu = 1, gelu = 2, silu = 3 };
 
@@ -117,17 +120,32 @@ struct EpilogueSums {
   std::int64_t y_stride;
 };
 
-// CSR fp32 (formats/csr_f32.h): a panel of x is transposed to K-major, then each kept weight is
-// broadcast against a vector of rows.
+// What one group of outputs of a CSR fp32 weight keeps of one block of inputs (formats/csr_f32.h
+// draws it). Four outputs share a run of steps; output 4 q + j of `order` is lane j of run q.
+struct CsrF32Run {
+  const float* values;             // [sum of steps][4]; padding is -0
+  const std::uint16_t* positions;  // [sum of steps][4] relative to the block's first input
+  const std::uint16_t* steps;      // [kCsrGroup / 4]
+  const std::uint8_t* order;       // [kCsrGroup] outputs of the group, each once
+};
+
+// x K-major: a vector holds one input of 16 rows. Sums: acc[o][r] (+)= sum_k w[o][k] x[r][k], one
+// chain of fused multiply-adds in the order of the steps.
 struct CsrF32Tile {
-  const float* panel;              // [inputs of the block][panel_rows], 64-byte aligned
-  std::int64_t panel_rows;         // a multiple of 16, at most 128
-  const float* values;             // the kept weights of the layer
-  const std::uint16_t* positions;  // their input, relative to the block's first
-  const std::int64_t* begin;       // [output_count] first entry of each output in this block
-  const std::int64_t* end;         // [output_count]
-  std::int64_t output_count;
-  float* acc;  // [output_count][panel_rows], added to
+  const float* panel;  // [inputs of the block + 1][panel_rows], the last all +0 (for padding)
+  int panel_rows;      // 1, 16, 32, 48 or 64
+  bool first;          // sums start at zero and are written; else they are added to
+  float* acc;          // [kCsrGroup][panel_rows]
+};
+
+// to[c][r] = from[r][c]; rows of `to` are filled up with zeros to a multiple of 16.
+struct TransposeF32 {
+  const float* from;  // [rows][from_stride], exactly the first `columns` read
+  std::int64_t from_stride;
+  std::int64_t rows;
+  std::int64_t columns;
+  float* to;  // [columns][to_stride]
+  std::int64_t to_stride;
 };
 
 // Turns a tile of sums into fp32 output: y = act(float(acc) * (row_scale * scale) + bias).
@@ -174,6 +192,9 @@ struct KernelTable {
   void (*linear_windowed_bf16)(const WindowedBf16& weight, const TileBf16& tile);
   // Round to nearest even; subnormals become zero, NaN stays NaN and quiet.
   void (*to_bf16)(const float* x, std::int64_t count, std::uint16_t* bits);
+
+  void (*linear_csr_f32)(const CsrF32Run& weight, const CsrF32Tile& tile);
+  void (*transpose_f32)(const TransposeF32& job);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.

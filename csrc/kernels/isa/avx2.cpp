@@ -1,4 +1,4 @@
-// AVX2 (with FMA and F16C present, unused): Haswell, Zen and later.
+// AVX2 with FMA and F16C: Haswell, Zen and later.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -14,15 +14,18 @@ namespace {
 #include "kernels/vec/all_memory_window.inl"
 #include "kernels/vec/all_x86.inl"
 #include "kernels/vec/avx2.inl"
+#include "kernels/vec/avx2_csr.inl"
 #include "kernels/vec/avx2_float_window.inl"
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
+#include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -46,6 +49,8 @@ const KernelTable kAvx2Table = {
     avx2::linear_windowed_f32,
     avx2::linear_windowed_bf16,
     avx2::to_bf16,
+    avx2::linear_csr_f32,
+    avx2::transpose_f32,
 };
 
 }  // namespace skd

@@ -14,6 +14,7 @@ namespace {
 #include "kernels/vec/all_x86.inl"
 #include "kernels/vec/avx512.inl"
 #include "kernels/vec/avx512_bf16_emulated_dot.inl"
+#include "kernels/vec/avx512_csr.inl"
 #include "kernels/vec/avx512_bf16_window.inl"
 #include "kernels/vec/avx512_float_window.inl"
 #include "kernels/vec/avx512_vnni_dot.inl"
@@ -21,11 +22,13 @@ namespace {
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
+#include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -49,6 +52,8 @@ const KernelTable kAvx512VnniTable = {
     avx512_vnni::linear_windowed_f32,
     avx512_vnni::linear_windowed_bf16,
     avx512_vnni::to_bf16,
+    avx512_vnni::linear_csr_f32,
+    avx512_vnni::transpose_f32,
 };
 
 }  // namespace skd

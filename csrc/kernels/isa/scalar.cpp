@@ -11,15 +11,18 @@ namespace {
 
 #include "kernels/vec/all_memory_window.inl"
 #include "kernels/vec/scalar.inl"
+#include "kernels/vec/scalar_csr.inl"
 #include "kernels/vec/scalar_float_window.inl"
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
+#include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
@@ -43,6 +46,8 @@ const KernelTable kScalarTable = {
     scalar::linear_windowed_f32,
     scalar::linear_windowed_bf16,
     scalar::to_bf16,
+    scalar::linear_csr_f32,
+    scalar::transpose_f32,
 };
 
 }  // namespace skd
