@@ -85,8 +85,14 @@ class LayerEntry(_Strict):
 
     @classmethod
     def of(cls, layer: Linear, activation_module: str | None) -> LayerEntry:
-        """The entry of an engine layer."""
+        """The entry of an engine layer.
+
+        Raises:
+            ValueError: a scheme or kernel that this version of the format does not know.
+        """
         spec = layer.scheme
+        if not isinstance(spec, Int8):
+            raise ValueError(f"file format version {VERSION} can not hold scheme {spec!r}")
         return cls.model_validate(
             {
                 "kind": "linear",
