@@ -25,8 +25,9 @@ class _Parser(ArgumentParser):  # type: ignore[misc]
     """Says in one line what is wrong and how to learn more."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        called = self.prog.replace(" [options]", "")
         said = " ".join(message.split())
-        sys.stderr.write(f"{self.prog}: error: {said} (see {self.prog} --help)\n")
+        sys.stderr.write(f"{called}: error: {said} (see {called} --help)\n")
         raise SystemExit(_USAGE) from ex
 
 
@@ -67,20 +68,26 @@ def _parser() -> ArgumentParser:
     version = f"sparsekd {metadata.version('sparsekd')}"
     top.add_argument("--version", action="version", version=version, help="Print the version.")
     branches = {(): top.add_subcommands(dest="command", metavar="COMMAND", title="commands")}
-    for word, summary in GROUPS.items():
-        group = _new_parser(f"sparsekd {word}", summary)
-        branches[(word,)] = group.add_subcommands(dest="command", metavar="WHAT", title="commands")
-        branches[()].add_subcommand(word, group, help=summary)
     for command in COMMANDS:
         *path, last = command.words
+        branch = tuple(path)
+        if branch not in branches:
+            branches[branch] = _add_group(branches[()], *branch)
         leaf = _new_parser(
             " ".join(["sparsekd", *command.words]),
             command.description,
             "examples:\n" + "\n".join(f"  {example}" for example in command.examples),
         )
         command.add_arguments(leaf)
-        branches[tuple(path)].add_subcommand(last, leaf, help=command.description)
+        branches[branch].add_subcommand(last, leaf, help=command.description)
     return top
+
+
+def _add_group(top: Any, word: str) -> Any:
+    """The place for the commands that begin with this word."""
+    group = _new_parser(f"sparsekd {word}", GROUPS[word])
+    top.add_subcommand(word, group, help=GROUPS[word])
+    return group.add_subcommands(dest="command", metavar="WHAT", title="commands")
 
 
 def _new_parser(prog: str, description: str, epilog: str = "") -> ArgumentParser:

@@ -1,0 +1,135 @@
+"""How a small, sparse, int8 student is made: plain torch, and a line of sparsekd for each step.
+
+This is the part to copy. The loop is your own: the distiller is a loss, fake quantization sits
+inside the model, and the pruner takes its step after the optimizer's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sparsekd as skd
+from sparsekd.quickstart.config import QuickstartConfig
+from sparsekd.quickstart.data import CLASSES, PIXELS, Digits
+
+__all__ = ["Trainer", "correct", "mlp"]
+
+WIDE_LAYER = "2"  # of the student; the first and last layers are too small for pruning to pay
+
+
+def mlp(hidden: int) -> nn.Sequential:
+    """A classifier of digits: 64 pixels, two hidden layers, 10 classes."""
+    return nn.Sequential(
+        nn.Linear(PIXELS, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, CLASSES),
+    )
+
+
+def correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """How many images the model puts in the right class."""
+    model.eval()
+    with torch.inference_mode():
+        return int((model(images).argmax(1) == labels).sum())
+
+
+class Trainer:
+    """Trains the models of one seed; each starts from that seed and sees the same batches.
+
+    Args:
+        on_step: called after each training step.
+    """
+
+    def __init__(
+        self,
+        digits: Digits,
+        config: QuickstartConfig,
+        seed: int,
+        on_step: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.digits = digits
+        self.config = config
+        self.seed = seed
+        self.on_step = on_step
+
+    def teacher(self) -> nn.Module:
+        """The wide model, on hard labels."""
+        model = self._fresh(self.config.teacher_hidden)
+        self._fit(model, _on_labels(model), self.config.teacher_epochs)
+        return model
+
+    def labels_only(self) -> nn.Module:
+        """The student without a teacher."""
+        student = self._fresh(self.config.hidden)
+        self._fit(student, _on_labels(student), self.config.epochs)
+        return student
+
+    def distilled(self, teacher: nn.Module) -> nn.Module:
+        """The student that learns from the teacher's answers as well."""
+        student = self._fresh(self.config.hidden)
+        distiller = skd.distill.Distiller(student, teacher, losses=_LOSSES)
+        self._fit(student, distiller, self.config.epochs)
+        return student
+
+    def compressed(self, teacher: nn.Module) -> nn.Module:
+        """The same, pruned step by step and fake-quantized while it learns."""
+        student = self._fresh(self.config.hidden)
+        skd.quantize.prepare_(student, skd.quantize.Int8())
+        steps = self.steps(self.config.epochs)
+        pruner = skd.prune.Pruner(
+            student,
+            self.config.pattern,
+            schedule=skd.prune.Cubic(begin=steps // 5, end=steps * 7 // 10),
+            include=[WIDE_LAYER],
+        )
+        distiller = skd.distill.Distiller(student, teacher, losses=_LOSSES)
+        self._fit(student, distiller, self.config.epochs, after_step=pruner.step)
+        pruner.finalize()
+        return student
+
+    def steps(self, epochs: int) -> int:
+        """Training steps in that many passes over the images."""
+        return epochs * math.ceil(len(self.digits.train_labels) / self.config.batch_size)
+
+    def _fresh(self, hidden: int) -> nn.Sequential:
+        torch.manual_seed(self.seed)
+        return mlp(hidden)
+
+    def _fit(
+        self,
+        model: nn.Module,
+        loss_of: Callable[[tuple[Tensor, Tensor]], Tensor],
+        epochs: int,
+        after_step: Callable[[], object] = lambda: None,
+    ) -> None:
+        """A loop as anyone would write it."""
+        images, labels = self.digits.train_images, self.digits.train_labels
+        shuffle = torch.Generator().manual_seed(self.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps(epochs))
+        model.train()
+        for _ in range(epochs):
+            order = torch.randperm(len(labels), generator=shuffle)
+            for batch in order.split(self.config.batch_size):
+                loss = loss_of((images[batch], labels[batch]))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                decay.step()
+                after_step()
+                self.on_step()
+        model.eval()
+
+
+_LOSSES = [skd.distill.SoftTarget(temperature=4.0), skd.distill.HardLabels()]
+
+
+def _on_labels(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
+    return lambda batch: F.cross_entropy(model(batch[0]), batch[1])

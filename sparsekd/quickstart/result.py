@@ -1,0 +1,199 @@
+"""What the quickstart found, and how it is told: with its spread, and with every loss marked."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+__all__ = ["ModelRow", "QuickstartResult", "gain"]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model on one runtime.
+
+    Attributes:
+        correct: images in the right class, for each seed; of ``images`` each time.
+        kept: parameters that are not pruned, of ``parameters``.
+        latency: times for each batch size, by "batch 1" and so on.
+    """
+
+    model: str
+    runtime: str
+    correct: tuple[int, ...]
+    images: int
+    kept: int
+    parameters: int
+    file_bytes: int
+    latency: Mapping[str, Samples]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}, {self.runtime}"
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the seeds, 0..1."""
+        return statistics.mean(self.correct) / self.images
+
+    @property
+    def accuracy_sd(self) -> float:
+        """Standard deviation over the seeds, 0 where there is but one."""
+        return statistics.stdev(self.correct) / self.images if len(self.correct) > 1 else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "runtime": self.runtime,
+            "accuracy_mean": self.accuracy,
+            "accuracy_sd": self.accuracy_sd,
+            "correct": list(self.correct),
+            "images": self.images,
+            "parameters_kept": self.kept,
+            "parameters": self.parameters,
+            "file_bytes": self.file_bytes,
+            "latency": {case: samples.to_dict() for case, samples in self.latency.items()},
+        }
+
+
+def gain(better: ModelRow, base: ModelRow) -> str:
+    """One sentence on the difference in accuracy; a gain is claimed only outside the spread.
+
+    >>> print(gain(distilled, labels_only))
+    distilled over labels only: +0.12 points, spread 0.26: no difference claimed
+    """
+    head = f"{better.model} over {base.model}"
+    points = 100 * (better.accuracy - base.accuracy)
+    if min(len(better.correct), len(base.correct)) < 2:
+        return f"{head}: {points:+.2f} points; one seed has no spread: no difference claimed"
+    spread = 100 * math.hypot(better.accuracy_sd, base.accuracy_sd)
+    claim = "no difference claimed" if abs(points) <= spread else "outside the spread"
+    return f"{head}: {points:+.2f} points, spread {spread:.2f}: {claim}"
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """All figures of a run. rich renders it as one table with its notes.
+
+    Attributes:
+        rows: the reference of the ratios is ``rows[reference]``, the engine's row the last.
+        checks: name of each verification to its report, as JSON types; each has "ok".
+        conversion: which layer became what, as text.
+        seconds: wall time of the whole run.
+        notes: what could not be done, such as a picture without matplotlib.
+        files: what was written.
+    """
+
+    rows: tuple[ModelRow, ...]
+    reference: int
+    checks: Mapping[str, Mapping[str, Any]]
+    conversion: str
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    seconds: float
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    @property
+    def verified(self) -> bool:
+        """True when every verification passed."""
+        return all(check["ok"] for check in self.checks.values())
+
+    def ratio(self, row: ModelRow, case: str, base: ModelRow | None = None) -> float:
+        """Time of ``base`` (the reference) over that of ``row``; above 1 ``row`` is faster."""
+        base = self.rows[self.reference] if base is None else base
+        return base.latency[case].median / row.latency[case].median
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, raw samples included, as plain JSON types."""
+        rows = [
+            row.to_dict() | {"ratio": {case: self.ratio(row, case) for case in row.latency}}
+            for row in self.rows
+        ]
+        return {
+            "rows": rows,
+            "reference": self.rows[self.reference].name,
+            "gains": self._gains(),
+            "verified": self.verified,
+            "checks": {name: dict(check) for name, check in self.checks.items()},
+            "conversion": self.conversion.splitlines(),
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+            "seconds": self.seconds,
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(self._table(), *self._lines())
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        where, seeds = self.environment, len(self.rows[0].correct)
+        table = Table(
+            title=f"UCI digits, {seeds} seed{'s' * (seeds > 1)}; {where['cpu']}, "
+            f"{where['threads']} threads, ISA {where['isa']}, torch {where['versions']['torch']}"
+        )
+        table.add_column("model")
+        for name in ("accuracy, %", "correct", "kept", "file, kB", *self.rows[0].latency):
+            table.add_column(name + (", ms" if name.startswith("batch") else ""), justify="right")
+        for row in self.rows:
+            table.add_row(f"{row.model}\n  {row.runtime}", *self._cells(row))
+        return table
+
+    def _cells(self, row: ModelRow) -> list[str]:
+        spread = f"\n\u00b1 {100 * row.accuracy_sd:.2f}" if len(row.correct) > 1 else ""
+        cells = [
+            f"{100 * row.accuracy:.2f}{spread}",
+            f"{sum(row.correct)}\nof {row.images * len(row.correct)}",
+            f"{row.kept / 1e6:.2f} M\nof {row.parameters / 1e6:.2f} M",
+            f"{row.file_bytes / 1e3:,.0f}",
+        ]
+        for case, samples in row.latency.items():
+            ratio = self.ratio(row, case)
+            text = format_ratio(ratio)
+            cells.append(
+                f"{format_times(samples)[0]}\n" + (f"[red]{text}[/red]" if ratio < 1 else text)
+            )
+        return cells
+
+    def _gains(self) -> list[str]:
+        """Each way of training the student against the one before; teacher first, engine last."""
+        by_model: dict[str, ModelRow] = {}
+        for row in self.rows[1:]:
+            by_model.setdefault(row.model, row)  # a model is what its first runtime makes of it
+        return [gain(after, before) for before, after in pairwise(by_model.values())]
+
+    def _lines(self) -> list[str]:
+        base, engine = self.rows[self.reference], self.rows[-1]
+        lines = [f"x: time of '{base.name}' over time of the model; {MARK} slower"]
+        for row in self.rows:
+            if row.model == base.model and row is not base:
+                ratios = [format_ratio(self.ratio(engine, case, row)) for case in row.latency]
+                cases = ", ".join(row.latency)
+                lines.append(f"{engine.runtime} over {row.runtime}: {', '.join(ratios)} ({cases})")
+        lines += self._gains()
+        good = sum(bool(check["ok"]) for check in self.checks.values())
+        verdict = "equal to torch bit for bit" if self.verified else "NOT VERIFIED"
+        lines.append(f"verification: {good} of {len(self.checks)} passed, {verdict}")
+        lines += [f"note: {note}" for note in self.notes]
+        lines.append(f"{self.seconds:.0f} s; " + ", ".join(str(path) for path in self.files))
+        return lines
