@@ -9,37 +9,79 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch  # before the extension: it shares the OpenMP runtime that torch has loaded
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sparsekd import _native
+from sparsekd.spec import Bf16, Fp32, Int8, Scheme
 
 __all__ = [
+    "FORMATS",
     "KERNELS",
+    "ConvGeometry",
+    "Format",
+    "LayerSettings",
     "NativeMissingError",
     "available_isas",
+    "cheaper_window",
     "check_binary",
+    "format_of",
     "info",
     "isa",
     "known_isas",
+    "make_layer",
     "num_threads",
     "pack",
-    "packed_linear",
     "require",
     "set_isa",
     "unpack",
 ]
 
-#: For each int8 kernel the tensors of its packed weight, in the order of the file.
-KERNELS: Mapping[str, tuple[str, ...]] = {
-    "windowed": ("values", "positions", "steps", "step_ptr"),
-    "dense": ("panels",),
+
+@dataclass(frozen=True)
+class Format:
+    """How a packed weight is stored.
+
+    Attributes:
+        dtype: "s8", "f32" or "bf16"; with the kernel it names packers, ops and handles.
+        tensors: the names of its tensors, in the order of the file (docs/formats.md).
+    """
+
+    kernel: str
+    dtype: str
+    tensors: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as "windowed_s8"."""
+        return f"{self.kernel}_{self.dtype}"
+
+
+_WINDOWED = ("values", "positions", "steps", "step_ptr")
+_CSR = ("row_ptr", "columns", "values")
+
+#: For each scheme the formats by kernel name. CSR serves Linear and 1x1 convolutions, depthwise the
+#: convolutions in which each channel is a group of its own.
+FORMATS: Mapping[type[Scheme], Mapping[str, Format]] = {
+    Int8: {
+        "windowed": Format("windowed", "s8", _WINDOWED),
+        "dense": Format("dense", "s8", ("panels",)),
+        "depthwise": Format("depthwise", "s8", ("values",)),
+    },
+    Fp32: {
+        "windowed": Format("windowed", "f32", _WINDOWED),
+        "csr": Format("csr", "f32", _CSR),
+        "depthwise": Format("depthwise", "f32", ("values",)),
+    },
+    Bf16: {"windowed": Format("windowed", "bf16", _WINDOWED)},
 }
+
+#: The int8 kernels of a Linear.
+KERNELS = ("windowed", "dense")
 
 _loaded: ModuleType | None = None
 
@@ -130,71 +172,179 @@ def info() -> dict[str, Any]:
     }
 
 
-def pack(kernel: str, weight: Tensor) -> dict[str, Tensor]:
-    """Pack a dense int8 matrix.
+def format_of(scheme: Scheme, kernel: str) -> Format:
+    """The format of a scheme and a kernel name.
+
+    Raises:
+        ValueError: the scheme has no such kernel; the message lists those it has.
+    """
+    formats = FORMATS[type(scheme)]
+    if kernel not in formats:
+        raise ValueError(
+            f"unknown kernel {kernel!r} for {type(scheme).__name__.lower()}; "
+            f"choices are: {', '.join(formats)}"
+        )
+    return formats[kernel]
+
+
+def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict[str, Tensor]:
+    """Pack a dense weight.
 
     Args:
-        kernel: a key of :data:`KERNELS`.
-        weight: int8 [out_features, in_features] on the CPU, -127..127.
+        weight: [outputs, taps, channels of a group] on the CPU; int8 in -127..127 for s8 formats,
+            fp32 for the others (bf16 rounds to nearest even).
+        window: inputs of a window, for windowed fp32.
 
     Returns:
         The tensors of the format by name (docs/formats.md).
 
     Raises:
-        ValueError: unknown kernel, wrong dtype or shape, or a -128.
+        ValueError: wrong dtype or shape, a -128, or a number that is not finite.
     """
-    names = _names(kernel)
-    arrays = getattr(require(), f"pack_{kernel}_s8")(weight.detach().contiguous().numpy())
-    return dict(zip(names, map(torch.from_numpy, _tuple(arrays)), strict=True))
+    native, array = require(), weight.detach().contiguous()
+    if fmt.kernel == "depthwise":
+        if weight.shape[2] != 1 or groups != weight.shape[0]:
+            raise ValueError(
+                f"a depthwise weight has one channel a group, got {groups} groups of "
+                f"{weight.shape[2]} channels"
+            )
+        return {"values": array[:, :, 0].t().contiguous()}
+    if fmt.name == "windowed_f32":
+        arrays = native.pack_windowed_f32(array.numpy(), groups, window)
+    elif fmt.name == "csr_f32":
+        arrays = native.pack_csr_f32(array.flatten(1).numpy())
+    elif fmt.dtype == "bf16":
+        arrays = native.pack_windowed_bf16(array.numpy(), groups)
+    else:
+        arrays = getattr(native, f"pack_conv_{fmt.name}")(array.numpy(), groups)
+    named = zip(fmt.tensors, _tuple(arrays), strict=True)
+    return {name: _stored(name, array) for name, array in named}
 
 
-def unpack(kernel: str, packed: Mapping[str, Tensor], outputs: int, inputs: int) -> Tensor:
-    """The dense int8 matrix [outputs, inputs] of packed tensors; the inverse of :func:`pack`."""
-    arrays = [_array(name, packed[name]) for name in _names(kernel)]
-    return torch.from_numpy(getattr(require(), f"unpack_{kernel}_s8")(*arrays, outputs, inputs))
+def cheaper_window(weight: Tensor, groups: int = 1) -> int:
+    """16 or 32: the window of windowed fp32 that needs less time for this weight's zeros.
+
+    A step in windows of 32 reads two registers and costs about 1.25 of one in windows of 16.
+    """
+    steps16, steps32 = require().count_windowed_f32_steps(weight.contiguous().numpy(), groups)
+    return 16 if steps16 <= 1.25 * steps32 else 32
 
 
-def packed_linear(
-    kernel: str,
+def unpack(
+    fmt: Format,
     packed: Mapping[str, Tensor],
-    *,
-    inputs: int,
-    scale: Tensor,
-    bias: Tensor | None,
-    input_scale: Tensor | None,
-    input_zero_point: Tensor | None,
-    activation: str | None,
-) -> _native.LinearS8:
+    shape: tuple[int, int, int],
+    groups: int = 1,
+    window: int = 16,
+) -> Tensor:
+    """The dense weight of packed tensors, shape [outputs, taps, channels]: inverse of :func:`pack`.
+
+    int8 for s8 formats, fp32 for the others.
+    """
+    native, (outputs, taps, channels) = require(), shape
+    if fmt.kernel == "depthwise":
+        return packed["values"].t().contiguous()[:, :, None]
+    arrays = [_array(name, packed[name]) for name in fmt.tensors]
+    if fmt.name == "windowed_f32":
+        dense = native.unpack_windowed_f32(*arrays, outputs, channels, taps, groups, window)
+    elif fmt.name == "csr_f32":
+        dense = native.unpack_csr_f32(*arrays, outputs, channels)
+    elif fmt.dtype == "bf16":
+        dense = native.unpack_windowed_bf16(*arrays, outputs, channels, taps, groups)
+    else:
+        dense = getattr(native, f"unpack_conv_{fmt.name}")(*arrays, outputs, channels, taps, groups)
+    return torch.from_numpy(dense).reshape(shape)
+
+
+def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: LayerSettings) -> Any:
     """Validate packed tensors and copy them into a handle that can run.
+
+    Args:
+        tensors: those of the format; ``bias`` or None; for s8 also ``scale`` and, for static
+            activations, ``input_scale`` and ``input_zero_point``.
 
     Raises:
         ValueError: a tensor breaks the format; the message names it.
     """
-    arrays = [_array(name, packed[name]) for name in _names(kernel)]
-    make = getattr(require().LinearS8, kernel)
-    handle: _native.LinearS8 = make(
-        *arrays,
-        inputs,
-        _array("scale", scale),
-        None if bias is None else _array("bias", bias),
-        None if input_scale is None else float(input_scale),
-        128 if input_zero_point is None else int(input_zero_point),
-        activation or "none",
-    )
-    return handle
+    native, activation = require(), settings.activation or "none"
+    weights = [_array(name, tensors[name]) for name in fmt.tensors]
+    bias = None if tensors["bias"] is None else _array("bias", tensors["bias"])
+    conv = settings.geometry
+    if fmt.dtype == "s8":
+        input_scale, zero_point = tensors["input_scale"], tensors["input_zero_point"]
+        quantization = (
+            _array("scale", tensors["scale"]),
+            bias,
+            None if input_scale is None else float(input_scale),
+            128 if zero_point is None else int(zero_point),
+            activation,
+        )
+        if conv is None:
+            make = getattr(native.LinearS8, fmt.kernel)
+            return make(*weights, settings.inputs, *quantization)
+        return getattr(native.Conv2dS8, fmt.kernel)(*weights, conv.native(), *quantization)
+    if fmt.kernel == "csr":
+        return native.LinearCsr.from_parts(*weights, settings.inputs, bias, activation)
+    window = (settings.window,) if fmt.name == "windowed_f32" else ()
+    if conv is None:
+        make = getattr(native.LinearFloat, fmt.name)
+        return make(*weights, settings.outputs, settings.inputs, *window, bias, activation)
+    make = getattr(native.Conv2dF32, fmt.name if fmt.kernel == "windowed" else fmt.kernel)
+    return make(*weights, conv.native(), *window, bias, activation)
 
 
-def _names(kernel: str) -> tuple[str, ...]:
-    if kernel not in KERNELS:
-        raise ValueError(f"unknown kernel {kernel!r}; int8 kernels are: {', '.join(KERNELS)}")
-    return KERNELS[kernel]
+@dataclass(frozen=True)
+class ConvGeometry:
+    """The fixed sizes of a convolution; pairs are (height, width)."""
+
+    channels: tuple[int, int]  # in, out
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int, int, int]  # top, bottom, left, right
+    groups: int
+
+    def native(self) -> Any:
+        """The extension's own object. Raises ValueError on absurd values."""
+        return require().ConvGeometry(
+            self.channels, self.kernel, self.stride, self.dilation, self.padding, self.groups
+        )
 
 
-def _array(name: str, tensor: Tensor) -> Any:
+@dataclass(frozen=True)
+class LayerSettings:
+    """What a layer is, apart from its tensors. ``geometry`` None stands for a Linear."""
+
+    inputs: int
+    outputs: int
+    activation: str | None = None
+    window: int = 16
+    geometry: ConvGeometry | None = None
+
+
+def _stored(name: str, array: Any) -> Tensor:
+    """A tensor of the dtype that a file holds: bf16 values, words of positions as signed ints."""
+    if array.dtype.name in ("uint16", "uint32"):
+        signed = torch.from_numpy(array.view(array.dtype.name.removeprefix("u")))
+        return signed.view(torch.bfloat16) if name == "values" else signed
+    return torch.from_numpy(array)
+
+
+def _array(name: str, tensor: Tensor | None) -> Any:
+    if tensor is None:
+        raise ValueError(f"{name}: missing")
     if tensor.device.type != "cpu":
         raise ValueError(f"{name}: on device {tensor.device}, expected the CPU")
     try:
-        return tensor.detach().numpy()
+        if tensor.dtype is torch.bfloat16:
+            return tensor.detach().view(torch.int16).numpy().view("uint16")
+        array = tensor.detach().numpy()
+        # Words of positions: signed in a tensor, unsigned in C++.
+        return (
+            array.view(f"u{array.dtype}")
+            if name == "positions" and array.dtype.kind == "i"
+            else array
+        )
     except TypeError as error:  # a dtype that numpy does not have
         raise ValueError(f"{name}: dtype {tensor.dtype} ({error})") from error
 

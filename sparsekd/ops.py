@@ -1,33 +1,44 @@
 """The engine's operations on tensors: registered with torch, and called directly when eager.
 
-``torch.ops.sparsekd.linear_windowed_s8`` and ``linear_dense_s8`` are what ``torch.compile`` and
-``torch.export`` see. In eager mode the dispatcher would cost more than a small layer takes, so a
-plain CPU tensor goes to the compiled handle directly (:func:`can_run_directly`, :func:`run`).
+``torch.ops.sparsekd.linear_windowed_s8``, ``conv2d_dense_s8`` and their kin are what
+``torch.compile`` and ``torch.export`` see. In eager mode the dispatcher would cost more than a
+small layer takes, so a plain CPU tensor goes to the compiled handle directly
+(:func:`can_run_directly`).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsekd import backend
+from sparsekd.backend import ConvGeometry, Format, LayerSettings
 
-if TYPE_CHECKING:
-    from sparsekd._native import LinearS8
-
-__all__ = ["CachedLinear", "can_run_directly", "linear_op", "run"]
+__all__ = [
+    "CachedLayer",
+    "QuantizedOutput",
+    "can_run_directly",
+    "conv2d_op",
+    "is_channels_last",
+    "linear_op",
+    "run_conv2d",
+    "run_linear",
+]
 
 _is_compiling = torch.compiler.is_compiling
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _function_modes = torch._C._len_torch_function_stack
 _functorch_layers = torch._C._functorch.peek_interpreter_stack
 _tracing_state = torch._C._get_tracing_state
+
+#: Scale and zero point of a u8 output.
+QuantizedOutput = tuple[float, int]
 
 
 def can_run_directly(x: Tensor) -> bool:
@@ -46,7 +57,7 @@ def can_run_directly(x: Tensor) -> bool:
     )
 
 
-def run(handle: LinearS8, x: Tensor) -> Tensor:
+def run_linear(handle: Any, x: Tensor) -> Tensor:
     """y = linear(x) for x fp32 [..., in_features] on the CPU; y fp32 [..., out_features]."""
     *leading, inputs = x.shape
     if not x.is_contiguous():
@@ -57,7 +68,78 @@ def run(handle: LinearS8, x: Tensor) -> Tensor:
     return y
 
 
-class CachedLinear:
+def is_channels_last(x: Tensor) -> bool:
+    """Whether torch calls the memory format of a 4-d tensor channels_last, by its strides alone."""
+    n, c, h, w = x.shape
+    by_n, by_c, by_h, by_w = x.stride()
+    return (
+        by_c == 1
+        and by_w >= c
+        and by_h >= by_w * w
+        and (n <= 1 or by_n >= by_h * h)
+        and not (w == h == 1 and by_w < max(c, 2))
+    )
+
+
+def run_conv2d(
+    handle: Any, geometry: ConvGeometry, x: Tensor, out: QuantizedOutput | None = None
+) -> Tensor:
+    """y = conv2d(x) for x [batch, channels, height, width] on the CPU.
+
+    x is fp32 in either memory format, or u8 channels_last; y is fp32 in the memory format of x, or,
+    with ``out``, u8 channels_last.
+    """
+    height, width = _out_size(geometry, x)
+    bytes_in = x.dtype is torch.uint8
+    nhwc = bytes_in or is_channels_last(x)
+    layout = torch.channels_last if nhwc else torch.contiguous_format
+    x = x.contiguous(memory_format=layout)
+    nhwc_out = nhwc or out is not None
+    y = torch.empty(
+        (x.shape[0], geometry.channels[1], height, width),
+        dtype=torch.float32 if out is None else torch.uint8,
+        memory_format=torch.channels_last if nhwc_out else torch.contiguous_format,
+    )
+    scale, zero_point = (1.0, 0) if out is None else out
+    handle.forward(
+        x.data_ptr(),
+        bytes_in,
+        nhwc,
+        tuple(x.shape),
+        y.data_ptr(),
+        out is not None,
+        nhwc_out,
+        scale,
+        zero_point,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def run_pointwise(handle: Any, x: Tensor) -> Tensor:
+    """A Linear over the pixels of x, fp32 [batch, channels, height, width]: a 1x1 convolution."""
+    rows = x.movedim(1, -1)
+    y = run_linear(handle, rows).movedim(-1, 1)
+    return y if is_channels_last(x) else y.contiguous()
+
+
+def _out_size(g: ConvGeometry, x: Tensor) -> tuple[Any, Any]:
+    """Height and width of the output; works on symbolic sizes."""
+    sizes = []
+    for axis in (0, 1):
+        room = x.shape[2 + axis] + g.padding[2 * axis] + g.padding[2 * axis + 1]
+        room -= g.dilation[axis] * (g.kernel[axis] - 1) + 1
+        sizes.append(room // g.stride[axis] + 1)
+    height, width = sizes
+    if height < 1 or width < 1:
+        raise ValueError(
+            f"sparsekd conv2d: input of shape {tuple(x.shape)} with kernel {g.kernel}: the output "
+            "would be empty"
+        )
+    return height, width
+
+
+class CachedLayer:
     """A compiled handle together with the tensors that it was made from.
 
     The handle holds copies, so it is stale as soon as one of the tensors is replaced or written
@@ -66,7 +148,7 @@ class CachedLinear:
 
     __slots__ = ("_counted", "_tensors", "_versions", "handle")
 
-    def __init__(self, handle: LinearS8, tensors: Iterable[Tensor | None]) -> None:
+    def __init__(self, handle: Any, tensors: Iterable[Tensor | None]) -> None:
         self.handle = handle
         self._tensors = tuple(tensors)
         self._counted = tuple(t for t in self._tensors if t is not None and not t.is_inference())
@@ -86,74 +168,172 @@ _cache: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _library = torch.library.Library("sparsekd", "DEF")  # type: ignore[no-untyped-call]
 
 
-def linear_op(kernel: str) -> Any:
-    """The registered op of an int8 kernel."""
-    return getattr(torch.ops.sparsekd, f"linear_{kernel}_s8").default
+def _cached_handle(
+    fmt: Format, tensors: Mapping[str, Tensor | None], settings: LayerSettings
+) -> Any:
+    key, *rest = tensors.values()
+    assert key is not None  # the weight's first tensor
+    version = 0 if key.is_inference() else key._version
+    entries: dict[Any, tuple[int, CachedLayer]]
+    entries = _cache.setdefault(key, {})  # type: ignore[no-untyped-call]
+    known, cached = entries.get((fmt, settings), (-1, None))
+    if cached is None or known != version or not cached.is_current(rest):
+        cached = CachedLayer(backend.make_layer(fmt, tensors, settings), rest)
+        entries[fmt, settings] = (version, cached)
+    return cached.handle
 
 
-def _check_input(x: Tensor, inputs: int) -> None:
-    if x.dtype is not torch.float32:
-        raise TypeError(f"sparsekd linear: input of dtype {x.dtype}, expected torch.float32")
+def _optional_tensors(fmt: Format) -> tuple[str, ...]:
+    return ("bias", "input_scale", "input_zero_point") if fmt.dtype == "s8" else ("bias",)
+
+
+def tensor_names(fmt: Format) -> tuple[str, ...]:
+    """The tensors of a layer in the order of its op: the weight's, [scale], bias, [input_*]."""
+    scale = ("scale",) if fmt.dtype == "s8" else ()
+    return (*fmt.tensors, *scale, *_optional_tensors(fmt))
+
+
+_LINEAR_SETTINGS = "int inputs, int outputs, int window, str activation"
+_CONV_SETTINGS = (
+    "int[2] channels, int[2] kernel, int[2] stride, int[2] dilation, int[4] padding, int groups, "
+    "int window, str activation"
+)
+
+
+def linear_op(fmt: Format) -> Any:
+    """The registered op of a format for Linear."""
+    return getattr(torch.ops.sparsekd, f"linear_{fmt.name}").default
+
+
+def conv2d_op(fmt: Format) -> Any:
+    """The registered op of a format for Conv2d; u8 formats take u8 or fp32 on either side."""
+    return getattr(torch.ops.sparsekd, f"conv2d_{fmt.name}").default
+
+
+def linear_arguments(s: LayerSettings) -> tuple[Any, ...]:
+    """The settings of a Linear in the order of its op."""
+    return (s.inputs, s.outputs, s.window, s.activation or "none")
+
+
+def conv2d_arguments(s: LayerSettings) -> tuple[Any, ...]:
+    """The settings of a Conv2d in the order of its op."""
+    g = s.geometry
+    assert g is not None
+    sizes = (g.channels, g.kernel, g.stride, g.dilation, g.padding)
+    return (*map(list, sizes), g.groups, s.window, s.activation or "none")
+
+
+def _check_dtype(x: Tensor, kind: str, allowed: Sequence[torch.dtype]) -> None:
+    if x.dtype not in allowed:
+        expected = " or ".join(map(str, allowed))
+        raise TypeError(f"sparsekd {kind}: input of dtype {x.dtype}, expected {expected}")
+
+
+def _check_linear(x: Tensor, inputs: int) -> None:
+    _check_dtype(x, "linear", (torch.float32,))
     if x.dim() == 0 or x.shape[-1] != inputs:
         raise ValueError(
             f"sparsekd linear: input of shape {tuple(x.shape)}, expected (..., {inputs})"
         )
 
 
-def _linear(
-    kernel: str,
-    x: Tensor,
-    packed: Mapping[str, Tensor],
-    scale: Tensor,
-    bias: Tensor | None,
-    input_scale: Tensor | None,
-    input_zero_point: Tensor | None,
-    inputs: int,
-    activation: str,
-) -> Tensor:
-    _check_input(x, inputs)
-    key, *rest = packed.values()
-    tensors = (*rest, scale, bias, input_scale, input_zero_point)
-    version = 0 if key.is_inference() else key._version
-    # One weight may serve layers with different settings, so those are part of the entry.
-    entries: dict[tuple[str, int, str], tuple[int, CachedLinear]] = _cache.setdefault(key, {})  # type: ignore[no-untyped-call]
-    known, cached = entries.get((kernel, inputs, activation), (-1, None))
-    if cached is None or known != version or not cached.is_current(tensors):
-        handle = backend.packed_linear(
-            kernel,
-            packed,
-            inputs=inputs,
-            scale=scale,
-            bias=bias,
-            input_scale=input_scale,
-            input_zero_point=input_zero_point,
-            activation=activation,
-        )
-        cached = CachedLinear(handle, tensors)
-        entries[kernel, inputs, activation] = (version, cached)
-    return run(cached.handle, x)
-
-
-def _register(kernel: str) -> None:
-    names = backend.KERNELS[kernel]
-    name = f"linear_{kernel}_s8"
-    weights = ", ".join(f"Tensor {tensor}" for tensor in names)
-    _library.define(  # type: ignore[no-untyped-call]
-        f"{name}(Tensor x, {weights}, Tensor scale, Tensor? bias, Tensor? input_scale, "
-        "Tensor? input_zero_point, int inputs, str activation) -> Tensor"
+def _check_conv(x: Tensor, fmt: Format, channels: int) -> None:
+    _check_dtype(
+        x, "conv2d", (torch.float32, torch.uint8) if fmt.dtype == "s8" else (torch.float32,)
     )
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ValueError(
+            f"sparsekd conv2d: input of shape {tuple(x.shape)}, expected "
+            f"(batch, {channels}, height, width)"
+        )
 
-    def compute(x: Tensor, *args: Any) -> Tensor:
-        packed = dict(zip(names, args[: len(names)], strict=True))
-        return _linear(kernel, x, packed, *args[len(names) :])
 
-    def fake(x: Tensor, *args: Any) -> Tensor:
-        scale: Tensor = args[len(names)]
-        return x.new_empty((*x.shape[:-1], scale.shape[0]))
+def _schema(fmt: Format) -> str:
+    optional = _optional_tensors(fmt)
+    parts = [f"Tensor{'?' if n in optional else ''} {n}" for n in tensor_names(fmt)]
+    return ", ".join(["Tensor x", *parts])
 
+
+def _no_gradient(name: str) -> Callable[..., Any]:
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            f"sparsekd::{name} runs inference only and has no gradient: call it under "
+            "torch.inference_mode(), or train the float model"
+        )
+
+    return backward
+
+
+def _define(
+    name: str, schema: str, compute: Callable[..., Tensor], fake: Callable[..., Tensor]
+) -> None:
+    _library.define(f"{name}({schema}) -> Tensor")  # type: ignore[no-untyped-call]
     _library.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sparsekd::{name}", fake, lib=_library)
+    torch.library.register_autograd(f"sparsekd::{name}", _no_gradient(name), lib=_library)
 
 
-for _kernel in backend.KERNELS:
-    _register(_kernel)
+def _register_linear(fmt: Format) -> None:
+    names = tensor_names(fmt)
+
+    def compute(x: Tensor, *args: Any) -> Tensor:
+        inputs, outputs, window, activation = args[len(names) :]
+        _check_linear(x, inputs)
+        tensors = dict(zip(names, args, strict=False))
+        settings = LayerSettings(inputs, outputs, activation, window)
+        return run_linear(_cached_handle(fmt, tensors, settings), x)
+
+    def fake(x: Tensor, *args: Any) -> Tensor:
+        inputs, outputs, _, _ = args[len(names) :]
+        _check_linear(x, inputs)
+        return x.new_empty((*x.shape[:-1], outputs))
+
+    _define(f"linear_{fmt.name}", f"{_schema(fmt)}, {_LINEAR_SETTINGS}", compute, fake)
+
+
+def _register_conv2d(fmt: Format) -> None:
+    names = tensor_names(fmt)
+    quantizes = fmt.dtype == "s8"
+    extra = ", float? out_scale=None, int out_zero_point=0" if quantizes else ""
+
+    def read(args: tuple[Any, ...]) -> tuple[LayerSettings, QuantizedOutput | None]:
+        channels, kernel, stride, dilation, padding, groups, window, activation, *rest = args
+        geometry = ConvGeometry(
+            tuple(channels), tuple(kernel), tuple(stride), tuple(dilation), tuple(padding), groups
+        )
+        out_scale, out_zero_point = (*rest, None, 0)[:2] if rest else (None, 0)
+        settings = LayerSettings(channels[0] // groups, channels[1], activation, window, geometry)
+        return settings, None if out_scale is None else (out_scale, out_zero_point)
+
+    def compute(x: Tensor, *args: Any, **rest: Any) -> Tensor:
+        settings, out = read((*args[len(names) :], *rest.values()))
+        assert settings.geometry is not None
+        _check_conv(x, fmt, settings.geometry.channels[0])
+        tensors = dict(zip(names, args, strict=False))
+        handle = _cached_handle(fmt, tensors, settings)
+        if fmt.kernel == "csr":
+            return run_pointwise(handle, x)
+        return run_conv2d(handle, settings.geometry, x, out)
+
+    def fake(x: Tensor, *args: Any, **rest: Any) -> Tensor:
+        settings, out = read((*args[len(names) :], *rest.values()))
+        g = settings.geometry
+        assert g is not None
+        _check_conv(x, fmt, g.channels[0])
+        height, width = _out_size(g, x)
+        nhwc = out is not None or x.dtype is torch.uint8 or is_channels_last(x)
+        return torch.empty(
+            (x.shape[0], g.channels[1], height, width),
+            dtype=torch.float32 if out is None else torch.uint8,
+            device=x.device,
+            memory_format=torch.channels_last if nhwc else torch.contiguous_format,
+        )
+
+    _define(f"conv2d_{fmt.name}", f"{_schema(fmt)}, {_CONV_SETTINGS}{extra}", compute, fake)
+
+
+for _formats in backend.FORMATS.values():
+    for _format in _formats.values():
+        if _format.kernel != "depthwise":
+            _register_linear(_format)
+        _register_conv2d(_format)

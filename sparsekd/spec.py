@@ -13,7 +13,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-__all__ = ["NM", "Int8", "Pattern", "Unstructured", "pattern_from"]
+__all__ = [
+    "NM",
+    "Bf16",
+    "Fp32",
+    "Int8",
+    "Pattern",
+    "Scheme",
+    "Unstructured",
+    "pattern_from",
+    "scheme_from",
+]
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,49 @@ class Int8:
             raise ValueError(f"Int8 observers are 'minmax' or 'percentile', got {self.observer!r}")
         if not 50.0 <= self.percentile <= 100.0:
             raise ValueError(f"Int8 percentile must lie in 50..100, got {self.percentile!r}")
+
+
+@dataclass(frozen=True)
+class Fp32:
+    """fp32 weights and activations: nothing is rounded, only the order of sums differs from torch.
+
+    Attributes:
+        window: inputs of a window of the windowed format, 16 or 32; None takes the one that the
+            weight's own mask makes cheaper (16 for n:16 masks).
+    """
+
+    window: Literal[16, 32] | None = None
+
+    def __post_init__(self) -> None:
+        if self.window not in (None, 16, 32):
+            raise ValueError(f"Fp32 windows have 16 or 32 inputs, got {self.window!r}")
+
+
+@dataclass(frozen=True)
+class Bf16:
+    """bf16 weights and activations (rounded to nearest even), sums in fp32."""
+
+
+Scheme = Int8 | Fp32 | Bf16
+
+_SCHEMES: dict[str, type[Int8] | type[Fp32] | type[Bf16]] = {
+    "int8": Int8,
+    "fp32": Fp32,
+    "bf16": Bf16,
+}
+
+
+def scheme_from(value: Scheme | str) -> Scheme:
+    """A scheme from its short name: "int8", "fp32" or "bf16".
+
+    Raises:
+        ValueError: the name is unknown; the message lists the names.
+    """
+    if isinstance(value, (Int8, Fp32, Bf16)):
+        return value
+    if isinstance(value, str) and value in _SCHEMES:
+        return _SCHEMES[value]()
+    raise ValueError(f"unknown scheme {value!r}; expected {', '.join(_SCHEMES)} or a scheme object")
 
 
 def pattern_from(value: Pattern | str) -> Pattern:

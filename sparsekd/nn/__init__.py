@@ -1,5 +1,8 @@
 """Drop-in inference modules that run on the engine."""
 
+from sparsekd.nn._conv import Conv1d as Conv1d
+from sparsekd.nn._conv import Conv2d as Conv2d
+from sparsekd.nn._engine import EngineModule as EngineModule
 from sparsekd.nn._linear import Linear as Linear
 
-__all__ = ["Linear"]
+__all__ = ["Conv1d", "Conv2d", "EngineModule", "Linear"]

@@ -1,0 +1,269 @@
+"""nn.Conv1d and nn.Conv2d on the engine."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sparsekd import backend, ops
+from sparsekd.nn._engine import EngineModule, scheme_for, settle_window
+from sparsekd.spec import Int8, Scheme
+
+__all__ = ["Conv1d", "Conv2d"]
+
+_Conv = TypeVar("_Conv", bound="_ConvNd")
+_Pair = tuple[int, int]
+
+
+class _ConvNd(EngineModule):
+    """What Conv1d and Conv2d share; a Conv1d is a Conv2d over images of height 1."""
+
+    dims: int
+    torch_kind: type[nn.Conv1d] | type[nn.Conv2d]
+
+    in_channels: int
+    out_channels: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        scheme: Scheme | None = None,
+        kernel: str = "windowed",
+        activation: str | None = None,
+    ) -> None:
+        kernel_hw = self._pair("kernel_size", kernel_size, 1)
+        stride_hw = self._pair("stride", stride, 1)
+        dilation_hw = self._pair("dilation", dilation, 1)
+        pads = self._padding(padding, kernel_hw, stride_hw, dilation_hw)
+        geometry = backend.ConvGeometry(
+            (in_channels, out_channels), kernel_hw, stride_hw, dilation_hw, pads, groups
+        )
+        geometry.native()  # refuses absurd sizes
+        pointwise = kernel_hw == stride_hw == (1, 1) and pads == (0, 0, 0, 0) and groups == 1
+        if kernel == "csr" and not pointwise:
+            raise ValueError(
+                "kernel 'csr' serves 1x1 convolutions of stride 1 without padding or groups; "
+                f"got kernel_size={kernel_size}, stride={stride}, padding={padding}, "
+                f"groups={groups}"
+            )
+        if kernel == "depthwise" and not in_channels == out_channels == groups:
+            raise ValueError(
+                "kernel 'depthwise' serves convolutions with as many groups as channels; got "
+                f"{in_channels} in, {out_channels} out, {groups} groups"
+            )
+        inputs = in_channels // groups
+        settings = backend.LayerSettings(inputs, out_channels, activation, geometry=geometry)
+        shape = (out_channels, kernel_hw[0] * kernel_hw[1], inputs)
+        super().__init__(settings, shape, bias, scheme, kernel)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.kernel_size, self.stride, self.dilation = (
+            pair[2 - self.dims :] for pair in (kernel_hw, stride_hw, dilation_hw)
+        )
+        self.padding = padding
+        self.groups = groups
+
+    @classmethod
+    def from_float(
+        cls: type[_Conv],
+        module: nn.Conv1d | nn.Conv2d,
+        *,
+        scheme: Scheme | None = None,
+        kernel: str = "windowed",
+        activation: str | None = None,
+        name: str = "",
+    ) -> _Conv:
+        """Pack a float or fake-quantized torch convolution; arguments as in Linear.from_float.
+
+        Raises:
+            ValueError: no scheme, a static scheme without calibration, a ``padding_mode`` other
+                than zeros, a kernel that does not serve this convolution, or weights that are not
+                finite.
+        """
+        where = f"layer {name!r}" if name else "the layer"
+        if module.padding_mode != "zeros":
+            raise ValueError(
+                f"{where}: padding_mode {module.padding_mode!r}, expected 'zeros'; leave it to "
+                "torch"
+            )
+        chosen = settle_window(scheme_for(module, scheme, name), module, module.groups)
+        try:
+            layer = cls(
+                module.in_channels,
+                module.out_channels,
+                module.kernel_size,
+                module.stride,
+                module.padding,
+                module.dilation,
+                module.groups,
+                module.bias is not None,
+                scheme=chosen,
+                kernel=kernel,
+                activation=activation,
+            )
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        layer.fill_from(module, name=name)
+        return layer
+
+    def int_weight(self) -> Tensor:
+        """The quantized weight, int8 [out_channels, in_channels / groups, *kernel_size].
+
+        Raises:
+            ValueError: the layer is not int8.
+        """
+        if not isinstance(self.scheme, Int8):
+            raise ValueError(f"{self._where()} holds no integers: its scheme is {self.scheme}")
+        return self._as_torch(self.packed_weight())
+
+    def weight_dequantized(self) -> Tensor:
+        """The weight that the layer computes with, fp32, in torch's shape."""
+        return self._as_torch(self._dequantized())
+
+    def to_float(self) -> Any:
+        """A torch convolution with the dequantized weight, and a ``weight_mask`` if any is zero.
+
+        Rounding stays: an int8 layer's weight becomes q * scale. The activation is not part of it.
+        """
+        layer = self.torch_kind(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.bias is not None,
+        )
+        return self._fill_float(layer, self.weight_dequantized())
+
+    def extra_repr(self) -> str:
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        parts.append(f"stride={self.stride}")
+        if any(self._geometry().padding):
+            parts.append(f"padding={self.padding!r}")
+        if any(d != 1 for d in self.dilation):
+            parts.append(f"dilation={self.dilation}")
+        if self.groups != 1:
+            parts.append(f"groups={self.groups}")
+        return ", ".join([*parts, self._describe()])
+
+    def _run(self, x: Tensor) -> Tensor:
+        """x: [batch, channels, height, width]."""
+        if not ops.can_run_directly(x):
+            arguments = (*self._buffers.values(), *ops.conv2d_arguments(self._settings))
+            result: Tensor = ops.conv2d_op(self._format)(x, *arguments)
+            return result
+        handle = self._handle()
+        if self.kernel == "csr":
+            return ops.run_pointwise(handle, x)
+        return ops.run_conv2d(handle, self._geometry(), x)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.requires_grad:
+            self._refuse_gradient()
+        if x.dtype is not torch.float32:
+            raise TypeError(f"{self._where()}: input of dtype {x.dtype}, expected torch.float32")
+        if x.dim() not in (self.dims + 1, self.dims + 2) or x.shape[-self.dims - 1] != (
+            self.in_channels
+        ):
+            sizes = "height, width" if self.dims == 2 else "length"
+            raise ValueError(
+                f"{self._where()}: input of shape {tuple(x.shape)}, expected "
+                f"([batch,] {self.in_channels}, {sizes})"
+            )
+
+    def _geometry(self) -> backend.ConvGeometry:
+        geometry = self._settings.geometry
+        assert geometry is not None
+        return geometry
+
+    def _as_torch(self, weight: Tensor) -> Tensor:
+        """[outputs, taps, channels of a group] to torch's [outputs, channels, *kernel]."""
+        shape = (self.out_channels, *self.kernel_size, self.in_channels // self.groups)
+        return weight.reshape(shape).movedim(-1, 1).contiguous()
+
+    def _pair(self, what: str, value: int | tuple[int, ...], first: int) -> _Pair:
+        """(height, width); ``first`` is the height of a Conv1d."""
+        values = (value,) * self.dims if isinstance(value, int) else tuple(value)
+        if len(values) != self.dims or not all(isinstance(v, int) for v in values):
+            raise ValueError(f"{what}: {value!r}, expected an integer or {self.dims} of them")
+        return (first, values[0]) if self.dims == 1 else (values[0], values[1])
+
+    def _padding(
+        self, padding: str | int | tuple[int, ...], kernel: _Pair, stride: _Pair, dilation: _Pair
+    ) -> tuple[int, int, int, int]:
+        """(top, bottom, left, right), by torch's rules for the names."""
+        if padding == "valid":
+            return (0, 0, 0, 0)
+        if padding == "same":
+            if stride != (1, 1):
+                raise ValueError(f"padding 'same' needs stride 1, got {stride}")
+            total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            return (
+                total[0] // 2,
+                total[0] - total[0] // 2,
+                total[1] // 2,
+                total[1] - total[1] // 2,
+            )
+        if isinstance(padding, str):
+            raise ValueError(f"padding {padding!r}, expected 'same', 'valid' or integers")
+        height, width = self._pair("padding", padding, 0)
+        return (height, height, width, width)
+
+
+class Conv2d(_ConvNd):
+    """y = act(conv2d(x, W) + b) with a packed weight; for inference.
+
+    Takes what ``nn.Conv2d`` takes: x fp32 [batch, C, H, W] or [C, H, W] on the CPU, in either
+    memory format; the output has the memory format that torch would give it. channels_last is
+    read and written in place, NCHW is reordered on the way. Dynamic int8 activations have one
+    scale a sample.
+
+    Args:
+        kernel: int8: "windowed" (sparse weights), "dense", "depthwise"; fp32: "windowed", "csr"
+            (1x1 only), "depthwise"; bf16: "windowed".
+        Other arguments as in ``nn.Conv2d`` and :class:`sparsekd.nn.Linear`.
+
+    Raises:
+        ValueError: an unknown kernel or activation, or sizes that do not fit together.
+
+    >>> layer = Conv2d.from_float(nn.Conv2d(64, 64, 3, padding=1), scheme=Int8(), kernel="dense")
+    >>> y = layer(torch.rand(1, 64, 14, 14).to(memory_format=torch.channels_last))
+    """
+
+    dims = 2
+    torch_kind = nn.Conv2d
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        return self._run(x) if x.dim() == 4 else self._run(x[None])[0]
+
+
+class Conv1d(_ConvNd):
+    """y = act(conv1d(x, W) + b) with a packed weight: :class:`Conv2d` over images of height 1.
+
+    Takes what ``nn.Conv1d`` takes: x fp32 [batch, C, L] or [C, L] on the CPU.
+
+    >>> layer = Conv1d.from_float(nn.Conv1d(64, 64, 3), scheme=Int8(), kernel="dense")
+    >>> y = layer(torch.rand(1, 64, 100))
+    """
+
+    dims = 1
+    torch_kind = nn.Conv1d
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        batch = x if x.dim() == 3 else x[None]
+        y = self._run(batch[:, :, None])[:, :, 0]
+        return y if x.dim() == 3 else y[0]

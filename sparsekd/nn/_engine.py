@@ -1,0 +1,294 @@
+"""What all engine modules share: packed tensors as buffers, and a handle made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsekd import backend, numerics, ops
+from sparsekd.modules import quant_spec, weight_mask
+from sparsekd.spec import Fp32, Int8, Scheme
+
+__all__ = ["EngineModule"]
+
+_STATIC = ("input_scale", "input_zero_point")
+
+
+class EngineModule(nn.Module):
+    """A layer whose weight is packed for the engine; for inference.
+
+    Attributes:
+        scheme: the arithmetic: Int8, Fp32 (with its window settled) or Bf16.
+        kernel: a kernel of that scheme, such as "windowed".
+        activation: applied to the output: None, "relu", "gelu" (the erf form) or "silu".
+    """
+
+    scale: Tensor
+    bias: Tensor | None
+    input_scale: Tensor | None
+    input_zero_point: Tensor | None
+
+    def __init__(
+        self,
+        settings: backend.LayerSettings,
+        weight_shape: tuple[int, int, int],
+        bias: bool,
+        scheme: Scheme | None,
+        kernel: str,
+    ) -> None:
+        """``weight_shape`` is [outputs, taps, channels of a group]; the weight starts at zero."""
+        super().__init__()
+        scheme = Int8() if scheme is None else scheme
+        if settings.activation is not None and settings.activation not in numerics.ACTIVATIONS:
+            raise ValueError(
+                f"unknown activation {settings.activation!r}; choices are None, "
+                + ", ".join(numerics.ACTIVATIONS)
+            )
+        if isinstance(scheme, Fp32):
+            scheme = Fp32(scheme.window or 16)
+            settings = dataclasses.replace(settings, window=scheme.window or 16)
+        self.scheme = scheme
+        self.kernel = kernel
+        self._format = backend.format_of(scheme, kernel)
+        self._settings = settings
+        self._weight_shape = weight_shape
+        self._groups = 1 if settings.geometry is None else settings.geometry.groups
+        self._cached: ops.CachedLayer | None = None
+        outputs = weight_shape[0]
+        dtype = torch.int8 if isinstance(scheme, Int8) else torch.float32
+        nothing = self._pack(torch.zeros(weight_shape, dtype=dtype))
+        static = isinstance(scheme, Int8) and scheme.activations == "static"
+        initial: dict[str, Tensor | None] = {
+            **nothing,
+            "scale": torch.ones(outputs),
+            "bias": torch.zeros(outputs) if bias else None,
+            "input_scale": torch.tensor(1.0) if static else None,
+            "input_zero_point": torch.tensor(0, dtype=torch.int32) if static else None,
+        }
+        for name in ops.tensor_names(self._format):
+            self.register_buffer(name, initial[name])
+
+    @property
+    def activation(self) -> str | None:
+        return self._settings.activation
+
+    def fill_from(self, module: nn.Module, *, name: str = "") -> None:
+        """Take over the weight, mask, bias and calibrated ranges of a torch module of this shape.
+
+        Raises:
+            ValueError: weights that are not finite; the message names the layer.
+        """
+        where = f"layer {name!r}" if name else "the layer"
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)  # every kind that from_float takes has one
+        weight = weight.detach().to("cpu", torch.float32)
+        if (mask := weight_mask(module)) is not None:
+            weight = weight.masked_fill(~mask.to("cpu"), 0.0)
+        try:
+            tensors = self._weight_tensors(weight)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        tensors["bias"] = None
+        if isinstance(bias, Tensor):
+            tensors["bias"] = bias.detach().to("cpu", torch.float32)
+        for key in _STATIC:
+            tensors[key] = module._buffers.get(key) if self._is_static() else None
+        self.set_packed(tensors, name=name)
+        self.train(module.training)
+
+    def set_packed(self, tensors: Mapping[str, Tensor | None], *, name: str = "") -> None:
+        """Replace all tensors at once, after validating them; on error nothing changes.
+
+        Args:
+            tensors: every buffer of the layer by name; copied.
+
+        Raises:
+            ValueError: a tensor is missing, unknown or breaks the format; the message names it.
+        """
+        where = f"layer {name!r}" if name else type(self).__name__
+        expected = {key for key, value in self._buffers.items() if value is not None}
+        given = {key for key, value in tensors.items() if value is not None}
+        if given != expected:
+            raise ValueError(
+                f"{where}: got tensors {sorted(given)}, expected exactly {sorted(expected)}"
+            )
+        copies: dict[str, Tensor | None] = {key: _copy(tensors.get(key)) for key in self._buffers}
+        try:
+            cached = self._make(copies)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        self._buffers.update(copies)
+        self._cached = cached
+
+    def packed_weight(self) -> Tensor:
+        """The stored weight [outputs, taps, channels of a group]: int8, or fp32."""
+        packed = {key: self._tensor(key) for key in self._format.tensors}
+        return backend.unpack(
+            self._format, packed, self._weight_shape, self._groups, self._settings.window
+        )
+
+    def kept(self) -> int:
+        """How many weights are not zero."""
+        key = "panels" if self.kernel == "dense" else "values"
+        return int(torch.count_nonzero(self._tensor(key)))
+
+    def packed_bytes(self) -> int:
+        """Bytes of all buffers: what the layer takes in memory and in a file."""
+        return sum(b.numel() * b.element_size() for b in self._buffers.values() if b is not None)
+
+    def _is_static(self) -> bool:
+        return isinstance(self.scheme, Int8) and self.scheme.activations == "static"
+
+    def _pack(self, weight: Tensor) -> dict[str, Tensor]:
+        return backend.pack(self._format, weight, self._groups, self._settings.window)
+
+    def _weight_tensors(self, weight: Tensor) -> dict[str, Tensor | None]:
+        """Quantized and packed, from fp32 [outputs, channels of a group, *kernel]."""
+        rows = to_taps(weight)
+        if not isinstance(self.scheme, Int8):
+            return {**self._pack(rows)}
+        integers, scale = numerics.quantize_weight(rows.flatten(1))
+        return {**self._pack(integers.view(rows.shape)), "scale": scale}
+
+    def _dequantized(self) -> Tensor:
+        """fp32 [outputs, taps, channels of a group]."""
+        weight = self.packed_weight()
+        return weight * self.scale[:, None, None] if isinstance(self.scheme, Int8) else weight
+
+    def _fill_float(self, layer: Any, weight: Tensor) -> Any:
+        """Give a fresh torch layer the weight, the bias and, where weights are zero, a mask."""
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+            if self.bias is not None:
+                layer.bias.copy_(self.bias)
+        if (weight == 0).any():
+            layer.register_buffer("weight_mask", weight != 0)
+        return layer.train(self.training)
+
+    def _refuse_gradient(self) -> None:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                f"sparsekd.nn.{type(self).__name__} runs inference only and has no gradient: call "
+                "the model under torch.inference_mode(), or train the float model "
+                "(sparsekd.to_float gives it back)"
+            )
+
+    def _describe(self) -> str:
+        total = max(1, self._weight_shape[0] * self._weight_shape[1] * self._weight_shape[2])
+        kind = type(self.scheme).__name__.lower()
+        if isinstance(self.scheme, Int8):
+            kind += f" {self.scheme.activations}"
+        text = f"bias={self.bias is not None}, kernel={self.kernel}, {kind}, "
+        text += f"kept={self.kept() / total:.1%}"
+        return text if self.activation is None else f"{text}, activation={self.activation}"
+
+    def _where(self) -> str:
+        outputs, _, channels = self._weight_shape
+        return f"{type(self).__name__}({channels * self._groups}, {outputs})"
+
+    def _tensor(self, name: str) -> Tensor:
+        tensor = self._buffers[name]
+        assert tensor is not None  # only optional buffers are None
+        return tensor
+
+    def _make(self, tensors: Mapping[str, Tensor | None]) -> ops.CachedLayer:
+        outputs = self._weight_shape[0]
+        for key in ("scale", "bias"):
+            value = tensors.get(key)
+            if value is not None and value.shape != (outputs,):
+                raise ValueError(f"{key}: shape {tuple(value.shape)}, expected ({outputs},)")
+        for key in _STATIC:
+            value = tensors.get(key)
+            if value is not None and value.dim() != 0:
+                raise ValueError(f"{key}: shape {tuple(value.shape)}, expected a single number")
+        handle = backend.make_layer(self._format, tensors, self._settings)
+        return ops.CachedLayer(handle, (tensors[key] for key in self._buffers))
+
+    def _handle(self) -> Any:
+        cached = self._cached
+        if cached is None or not cached.is_current(self._buffers.values()):
+            try:
+                cached = self._cached = self._make(self._buffers)
+            except ValueError as error:
+                raise ValueError(f"{self._where()}: {error}") from error
+        return cached.handle
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Takes packed tensors of any number of steps, all of them or none."""
+        wanted = [key for key, value in self._buffers.items() if value is not None]
+        missing = [prefix + key for key in wanted if prefix + key not in state_dict]
+        if strict:
+            own = {prefix + key for key in wanted}
+            unexpected_keys += [k for k in state_dict if k.startswith(prefix) and k not in own]
+        if missing:
+            missing_keys += missing
+            return
+        given: dict[str, Tensor | None] = dict.fromkeys(self._buffers)
+        given.update((key, state_dict[prefix + key]) for key in wanted)
+        try:
+            self.set_packed(given, name=prefix[:-1])
+        except ValueError as error:
+            error_msgs.append(str(error))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}
+
+
+def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:
+    """The scheme that a torch module is converted with: its own fake-quant spec goes first.
+
+    Raises:
+        ValueError: no scheme at all, or static activations without calibration.
+    """
+    where = f"layer {name!r}" if name else "the layer"
+    own = quant_spec(module)
+    chosen = own or scheme
+    if chosen is None:
+        raise ValueError(
+            f"{where} is not fake-quantized, so a scheme is needed: pass scheme=Int8()"
+        )
+    if isinstance(chosen, Int8) and chosen.activations == "static":
+        scale = module._buffers.get("input_scale")
+        # A fake-quantized layer that was never calibrated holds a NaN scale.
+        if own is None or scale is None or scale.isnan():
+            raise ValueError(
+                f"{where} has no calibrated input range, which static activations need: call "
+                "quantize.prepare_ and quantize.calibrate first"
+            )
+    return chosen
+
+
+def settle_window(scheme: Scheme, module: nn.Module, groups: int = 1) -> Scheme:
+    """Fp32 with the window that is cheaper for the module's weight, unless one is asked for."""
+    if not isinstance(scheme, Fp32) or scheme.window is not None:
+        return scheme
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().to("cpu", torch.float32)
+    if (mask := weight_mask(module)) is not None:
+        weight = weight.masked_fill(~mask.to("cpu"), 0.0)
+    return Fp32(16 if backend.cheaper_window(to_taps(weight), groups) == 16 else 32)
+
+
+def to_taps(weight: Tensor) -> Tensor:
+    """[outputs, channels of a group, *kernel] to [outputs, taps, channels of a group]."""
+    return weight.movedim(1, -1).reshape(weight.shape[0], -1, weight.shape[1]).contiguous()
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None:
+        return None
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
