@@ -1,6 +1,6 @@
 from typing import Any
 
-from numpy import float32, int8, int64, uint8
+from numpy import float32, int8, int32, int64, uint8
 from numpy.typing import NDArray
 
 source_hash: str
@@ -25,6 +25,15 @@ def unpack_windowed_s8(
 ) -> NDArray[int8]: ...
 def pack_dense_s8(weight: NDArray[int8]) -> NDArray[int8]: ...
 def unpack_dense_s8(panels: NDArray[int8], outputs: int, inputs: int) -> NDArray[int8]: ...
+def pack_csr_f32(
+    weight: NDArray[float32],
+) -> tuple[NDArray[int64], NDArray[int32], NDArray[float32]]: ...
+def unpack_csr_f32(
+    row_ptr: NDArray[int64],
+    columns: NDArray[int32],
+    values: NDArray[float32],
+    inputs: int,
+) -> NDArray[float32]: ...
 
 class LinearS8:
     @staticmethod
@@ -50,6 +59,22 @@ class LinearS8:
         input_zero_point: int,
         activation: str,
     ) -> LinearS8: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+
+class LinearCsr:
+    @staticmethod
+    def from_parts(
+        row_ptr: NDArray[Any],
+        columns: NDArray[Any],
+        values: NDArray[Any],
+        inputs: int,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> LinearCsr: ...
     @property
     def inputs(self) -> int: ...
     @property

@@ -50,6 +50,7 @@ Activation activation_from(const std::string& name);
 // Each adds its part to the module; one file each.
 void bind_linear_s8(py::module_& m);
 void bind_conv2d(py::module_& m);
+void bind_linear_csr(py::module_& m);
 void bind_linear_float(py::module_& m);
 
 }  // namespace skd

@@ -3,7 +3,17 @@
 inline F16 multiply_add(const F16& a, const F16& b, const F16& c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
-inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+using F4 = __m128;
+inline F4 set_four(float x) { return _mm_set1_ps(x); }
+inline F4 load_four(const float* p) { return _mm_loadu_ps(p); }
+inline void store_four(float* p, F4 x) { _mm_storeu_ps(p, x); }
+inline F4 multiply_add(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
+// Four loads: on AMD a gather of four takes longer.
+template <class Index>
+inline F4 pick_four(const float* p, const Index* index) {
+  return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
+}
 
 // 8 accumulators of 16 registers hide the latency; three vectors leave room for one output.
 constexpr int csr_outputs(int vectors) { return 4 / vectors; }

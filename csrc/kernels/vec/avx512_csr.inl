@@ -1,7 +1,17 @@
 // What bodies/csr_f32.inl and bodies/transpose.inl need beside avx512.inl.
 
 inline F16 multiply_add(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
-inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+
+using F4 = __m128;
+inline F4 set_four(float x) { return _mm_set1_ps(x); }
+inline F4 load_four(const float* p) { return _mm_loadu_ps(p); }
+inline void store_four(float* p, F4 x) { _mm_storeu_ps(p, x); }
+inline F4 multiply_add(F4 a, F4 b, F4 c) { return _mm_fmadd_ps(a, b, c); }
+// Four loads: on AMD a gather of four takes longer.
+template <class Index>
+inline F4 pick_four(const float* p, const Index* index) {
+  return _mm_setr_ps(p[index[0]], p[index[1]], p[index[2]], p[index[3]]);
+}
 
 constexpr int csr_outputs(int) { return 4; }  // up to 4 x 4 accumulators of 32 registers
 

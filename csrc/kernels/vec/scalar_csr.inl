@@ -2,7 +2,23 @@
 // instruction the product is rounded before the sum, in every tile alike.
 
 inline F16 multiply_add(const F16& a, const F16& b, const F16& c) { return add(mul(a, b), c); }
-inline float multiply_add(float a, float b, float c) { return a * b + c; }
+
+struct F4 {
+  float lane[4];
+};
+inline F4 set_four(float x) { return {{x, x, x, x}}; }
+inline F4 load_four(const float* p) { return {{p[0], p[1], p[2], p[3]}}; }
+inline void store_four(float* p, const F4& x) {
+  for (int i = 0; i < 4; ++i) p[i] = x.lane[i];
+}
+inline F4 multiply_add(const F4& a, const F4& b, F4 c) {
+  for (int i = 0; i < 4; ++i) c.lane[i] += a.lane[i] * b.lane[i];
+  return c;
+}
+template <class Index>
+inline F4 pick_four(const float* p, const Index* index) {
+  return {{p[index[0]], p[index[1]], p[index[2]], p[index[3]]}};
+}
 
 constexpr int csr_outputs(int) { return 1; }
 
