@@ -80,3 +80,67 @@ class LinearCsr:
     @property
     def outputs(self) -> int: ...
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+
+# Windowed fp32 and bf16. Dense matrices are [outputs, taps * inputs]; bf16 travels as its bits in
+# uint16 (packing also takes float32 and rounds it).
+def pack_windowed_f32(
+    weight: NDArray[float32], window: int, taps: int = 1, groups: int = 1
+) -> tuple[NDArray[float32], NDArray[uint32], NDArray[uint8], NDArray[int64]]: ...
+def unpack_windowed_f32(
+    values: NDArray[float32],
+    positions: NDArray[uint32],
+    steps: NDArray[uint8],
+    step_ptr: NDArray[int64],
+    window: int,
+    outputs: int,
+    inputs: int,
+    taps: int = 1,
+    groups: int = 1,
+) -> NDArray[float32]: ...
+def windowed_f32_steps(
+    weight: NDArray[float32], window: int, taps: int = 1, groups: int = 1
+) -> int: ...
+def cheaper_f32_window(weight: NDArray[float32], taps: int = 1, groups: int = 1) -> int: ...
+def pack_windowed_bf16(
+    weight: NDArray[float32] | NDArray[uint16], taps: int = 1, groups: int = 1
+) -> tuple[NDArray[uint16], NDArray[uint16], NDArray[uint8], NDArray[int64]]: ...
+def unpack_windowed_bf16(
+    values: NDArray[uint16],
+    positions: NDArray[uint16],
+    steps: NDArray[uint8],
+    step_ptr: NDArray[int64],
+    outputs: int,
+    inputs: int,
+    taps: int = 1,
+    groups: int = 1,
+) -> NDArray[uint16]: ...
+
+class LinearFloat:
+    @staticmethod
+    def windowed_f32(
+        values: NDArray[float32],
+        positions: NDArray[uint32],
+        steps: NDArray[uint8],
+        step_ptr: NDArray[int64],
+        window: int,
+        outputs: int,
+        inputs: int,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> LinearFloat: ...
+    @staticmethod
+    def windowed_bf16(
+        values: NDArray[uint16],
+        positions: NDArray[uint16],
+        steps: NDArray[uint8],
+        step_ptr: NDArray[int64],
+        outputs: int,
+        inputs: int,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> LinearFloat: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
