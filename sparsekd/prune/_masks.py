@@ -20,26 +20,34 @@ class MaskKeeper:
     """Hook that zeroes the masked weights again when somebody has written to the weight.
 
     Momentum and weight decay move a masked weight off zero; before each forward pass and each
-    ``state_dict`` this puts it back. It writes only after a change, so that a module that is used
-    twice in one forward pass does not upset autograd. Copies (deepcopy, pickle) start afresh.
+    ``state_dict`` this puts it back. It writes only when something is to be put back, so that a
+    module that is used twice in one forward pass does not upset autograd. The weight's version
+    tells of most writes, but not of those by torch's fused optimizers or through ``.data``: so
+    while the weight may be in training its values are looked at too (a pass over the weight).
+    Copies (deepcopy, pickle) start afresh.
     """
 
     sparsekd_hook = True
 
     def __init__(self) -> None:
         self._clean: tuple[weakref.ref[Tensor], int] | None = None
+        self._in_training = True  # an optimizer may have stepped since the last call
 
     def __call__(self, module: nn.Module, *_: Any) -> None:
         weight = _weight(module)
         if weight.is_inference():  # no version to go by
             _zero(module)
             return
+        known = False
         if self._clean is not None:
             reference, version = self._clean
-            if reference() is weight and version == weight._version:
-                return
-        _zero(module)
-        self._clean = (weakref.ref(weight), weight._version)
+            known = reference() is weight and version == weight._version
+        if not known or (self._in_training and _strays(module)):
+            _zero(module)
+            self._clean = (weakref.ref(weight), weight._version)
+        self._in_training = weight.grad is not None or (
+            weight.requires_grad and (module.training or torch.is_grad_enabled())
+        )
 
     def __reduce__(self) -> tuple[type[MaskKeeper], tuple[()]]:
         return (MaskKeeper, ())
@@ -98,3 +106,12 @@ def _zero(module: nn.Module) -> None:
     if mask is not None:
         with torch.no_grad():
             _weight(module).masked_fill_(~mask, 0.0)
+
+
+def _strays(module: nn.Module) -> bool:
+    """Whether a masked weight is not zero. Not asked while a graph is traced: it needs values."""
+    mask = weight_mask(module)
+    if mask is None or torch.compiler.is_compiling():
+        return False
+    weight = _weight(module).detach()
+    return not weight.is_meta and bool(weight.masked_fill(mask, 0.0).any())
