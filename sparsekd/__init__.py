@@ -11,6 +11,8 @@ torch. Names are imported when first used, so that ``import sparsekd`` costs nex
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,3 +75,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+class _Package(ModuleType):
+    """This package: a submodule that shares its name with a function does not hide the function.
+
+    Importing ``sparsekd.convert`` makes Python set the attribute ``convert`` of the package to the
+    module, also when something deep inside imports it; ``skd.convert(...)`` must go on working.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and _HOME.get(name)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -48,6 +48,8 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": F.relu,
     "gelu": F.gelu,
     "silu": F.silu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
 }
 """The activations that the engine fuses, as torch computes them (GELU in its erf form)."""
 

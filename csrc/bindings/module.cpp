@@ -15,14 +15,14 @@ using namespace py::literals;
 namespace skd {
 
 Activation activation_from(const std::string& name) {
-  const std::pair<const char*, Activation> known[] = {{"none", Activation::none},
-                                                      {"relu", Activation::relu},
-                                                      {"gelu", Activation::gelu},
-                                                      {"silu", Activation::silu}};
+  const std::pair<const char*, Activation> known[] = {
+      {"none", Activation::none},   {"relu", Activation::relu},
+      {"gelu", Activation::gelu},   {"silu", Activation::silu},
+      {"relu6", Activation::relu6}, {"hardswish", Activation::hardswish}};
   for (const auto& [text, activation] : known) {
     if (name == text) return activation;
   }
-  throw Error("unknown activation '" + name + "'; known: none, relu, gelu, silu");
+  throw Error("unknown activation '" + name + "'; known: none, relu, gelu, silu, relu6, hardswish");
 }
 
 }  // namespace skd

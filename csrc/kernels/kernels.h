@@ -18,7 +18,7 @@ inline constexpr int kCsrGroup = 64;    // outputs of a CSR weight that are sort
 inline constexpr int kCsrLanes = 4;     // of these, how many share a run of steps
 inline constexpr int kCsrRows = 64;     // the most rows of a CSR panel
 
-enum class Activation : int { none = 0, relu = 1, gelu = 2, silu = 3 };
+enum class Activation : int { none = 0, relu = 1, gelu = 2, silu = 3, relu6 = 4, hardswish = 5 };
 
 // A windowed s8 weight (formats/windowed_s8.h draws it). Slices are numbered over the whole weight.
 struct WindowedS8 {

@@ -245,9 +245,9 @@ class Conv2d(_ConvNd):
     dims = 2
     torch_kind = nn.Conv2d
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
-        return self._run(x) if x.dim() == 4 else self._run(x[None])[0]
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input(input)
+        return self._run(input) if input.dim() == 4 else self._run(input[None])[0]
 
 
 class Conv1d(_ConvNd):
@@ -262,8 +262,8 @@ class Conv1d(_ConvNd):
     dims = 1
     torch_kind = nn.Conv1d
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
-        batch = x if x.dim() == 3 else x[None]
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input(input)
+        batch = input if input.dim() == 3 else input[None]
         y = self._run(batch[:, :, None])[:, :, 0]
-        return y if x.dim() == 3 else y[0]
+        return y if input.dim() == 3 else y[0]

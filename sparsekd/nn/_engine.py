@@ -24,7 +24,8 @@ class EngineModule(nn.Module):
     Attributes:
         scheme: the arithmetic: Int8, Fp32 (with its window settled) or Bf16.
         kernel: a kernel of that scheme, such as "windowed".
-        activation: applied to the output: None, "relu", "gelu" (the erf form) or "silu".
+        activation: applied to the output: None, "relu", "relu6", "gelu" (the erf form),
+            "silu" or "hardswish".
     """
 
     scale: Tensor

@@ -24,7 +24,8 @@ class Linear(EngineModule):
         scheme: Int8 (default), Fp32 or Bf16.
         kernel: int8: "windowed" (sparse weights) or "dense"; fp32: "windowed" or "csr"; bf16:
             "windowed".
-        activation: None, "relu", "gelu" (the erf form) or "silu", applied to the output.
+        activation: None, "relu", "gelu" (the erf form), "silu", "relu6" or "hardswish", applied to the
+            output.
 
     Raises:
         ValueError: an unknown kernel or activation, or negative sizes.
@@ -93,16 +94,20 @@ class Linear(EngineModule):
         layer.fill_from(module, name=name)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad:
+    def forward(self, input: Tensor) -> Tensor:
+        if input.requires_grad:
             self._refuse_gradient()
-        if not ops.can_run_directly(x):
+        if not ops.can_run_directly(input):
             arguments = (*self._buffers.values(), *ops.linear_arguments(self._settings))
-            result: Tensor = ops.linear_op(self._format)(x, *arguments)
+            result: Tensor = ops.linear_op(self._format)(input, *arguments)
             return result
-        if x.dtype is not torch.float32 or x.dim() == 0 or x.shape[-1] != self.in_features:
-            raise self._input_error(x)
-        return ops.run_linear(self._handle(), x)
+        if (
+            input.dtype is not torch.float32
+            or input.dim() == 0
+            or input.shape[-1] != self.in_features
+        ):
+            raise self._input_error(input)
+        return ops.run_linear(self._handle(), input)
 
     def int_weight(self) -> Tensor:
         """The quantized weight, int8 [out_features, in_features].

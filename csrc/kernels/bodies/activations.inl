@@ -43,9 +43,16 @@ inline F16 gelu(const F16& x) {
   return where_negative(x, product, sub(x, product));
 }
 
+inline F16 relu6(const F16& x) { return at_most(at_least(x, set_f(0.0f)), set_f(6.0f)); }
+
+// x relu6(x + 3) / 6, in torch's order of operations.
+inline F16 hardswish(const F16& x) { return div(mul(x, relu6(add(x, set_f(3.0f)))), set_f(6.0f)); }
+
 template <Activation ACTIVATION>
 inline F16 activate(const F16& y) {
   if constexpr (ACTIVATION == Activation::relu) return at_least(y, set_f(0.0f));
+  if constexpr (ACTIVATION == Activation::relu6) return relu6(y);
+  if constexpr (ACTIVATION == Activation::hardswish) return hardswish(y);
   if constexpr (ACTIVATION == Activation::gelu) return gelu(y);
   if constexpr (ACTIVATION == Activation::silu) return silu(y);
   return y;

@@ -51,6 +51,10 @@ inline void run_epilogue(const Job& job) {
       return with_bias<Epilogue, Activation::gelu>(job);
     case Activation::silu:
       return with_bias<Epilogue, Activation::silu>(job);
+    case Activation::relu6:
+      return with_bias<Epilogue, Activation::relu6>(job);
+    case Activation::hardswish:
+      return with_bias<Epilogue, Activation::hardswish>(job);
   }
 }
 
