@@ -86,7 +86,9 @@ std::vector<std::string> expected_isas() {
   if (avx2) names.emplace_back("avx2");
   if (avx512) names.emplace_back("avx512");
   if (vnni) names.emplace_back("avx512_vnni");
-  if (vnni && __builtin_cpu_supports("avx512vbmi")) names.emplace_back("avx512_vbmi");
+  const bool vbmi = vnni && __builtin_cpu_supports("avx512vbmi");
+  if (vbmi) names.emplace_back("avx512_vbmi");
+  if (vbmi && __builtin_cpu_supports("avx512bf16")) names.emplace_back("avx512_bf16");
 #endif
   return names;
 }
