@@ -1,0 +1,95 @@
+"""The differential engine (csrc/check) as installed: it passes, covers every ISA, and bites."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from sparsekd import backend
+
+LINE = re.compile(r"^FAIL: skd-check (--isa \S+ --seed \d+ --only \d+(?: --mutant \w+)?)  # (.+)$")
+OPERATIONS = 10
+
+
+def check(*options: str) -> subprocess.CompletedProcess[str]:
+    """Runs skd-check; its output is the pass marks of every operation, or one line of failure."""
+    command = [str(backend.check_binary()), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+
+
+def listed(kind: str) -> list[str]:
+    """What `skd-check --list` says of one kind: "mutant", "available isa", "operation"."""
+    lines = check("--list").stdout.splitlines()
+    return [line.split(": ")[1] for line in lines if line.startswith(f"{kind}: ")]
+
+
+def test_twenty_thousand_problems_on_every_isa() -> None:
+    done = check("--problems", "20000")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    isas = backend.available_isas()
+    assert done.stdout.splitlines()[-1] == f"passed: 20000 problems on {', '.join(isas)}"
+    ran = re.findall(r"^  (\w+) +(\d+) problems, +(\d+) telling", done.stdout, re.MULTILINE)
+    operations = listed("operation")
+    assert len(operations) >= OPERATIONS
+    assert [name for name, _, _ in ran] == operations * len(isas)
+    assert all(int(problems) > 0 for _, problems, _ in ran)
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+def test_one_isa_alone(isa: str) -> None:
+    done = check("--isa", isa, "--problems", "300", "--seed", "77")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == f"passed: 300 problems on {isa}"
+
+
+def test_list_agrees_with_the_extension() -> None:
+    assert listed("available isa") == list(backend.available_isas())
+    assert listed("known isa") == list(backend.known_isas())
+    assert {"over_read", "no_weight_sum", "skip_last_output"} <= set(listed("mutant"))
+
+
+@pytest.mark.parametrize("isa", ["scalar", backend.available_isas()[0]])
+@pytest.mark.parametrize("mutant", listed("mutant"))
+def test_every_mutant_is_found_and_its_line_repeats_it(mutant: str, isa: str) -> None:
+    done = check("--isa", isa, "--problems", "4000", "--mutant", mutant)
+    assert done.returncode == 1
+    *_, last = done.stdout.splitlines()
+    match = LINE.match(last)
+    assert match, done.stdout
+    again = check(*match[1].split())
+    assert again.returncode == 1
+    assert again.stdout.splitlines() == [last]
+    # Without its mistake the same problem passes.
+    unbroken = check(*match[1].split(" --mutant ")[0].split())
+    assert unbroken.returncode == 0, unbroken.stdout
+
+
+@pytest.mark.parametrize(
+    ("mutant", "words"),
+    [
+        ("over_read", "SIGSEGV: 1 bytes past the end of a row of u"),
+        ("under_read", "SIGSEGV: 1 bytes before the start of a row of u"),
+        ("over_write", "SIGSEGV: 1 bytes past the end of y"),
+        ("leaves_flush_on", "the floating-point control word was changed"),
+    ],
+)
+def test_a_failure_says_what_happened(mutant: str, words: str) -> None:
+    assert check("--mutant", mutant).stdout.splitlines()[-1].endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--isa", "sse9"], "unknown instruction set 'sse9'; known: "),
+        (["--mutant", "sleepy"], "unknown mutant 'sleepy'; known: over_read, "),
+        (["--problems", "many"], "--problems: 'many', expected a whole number"),
+        (["--problems"], "option '--problems' is unknown or lacks its value"),
+        (["--speed", "1"], "unknown option '--speed'"),
+    ],
+)
+def test_wrong_usage_is_refused_in_a_sentence(options: list[str], words: str) -> None:
+    done = check(*options)
+    assert done.returncode == 2
+    assert words in done.stderr
