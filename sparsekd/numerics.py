@@ -21,9 +21,12 @@ __all__ = [
     "MAX_INT",
     "TINY",
     "affine_params",
+    "as_fp32",
+    "integer_conv2d",
     "integer_linear",
     "quantize_affine",
     "quantize_rows",
+    "quantize_samples",
     "quantize_symmetric",
     "quantize_weight",
     "symmetric_scale",
@@ -139,6 +142,34 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return quantize_symmetric(x, scale), scale
 
 
+def quantize_samples(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Dynamic activations of a convolution: each sample has one scale over all its values.
+
+    One scale an image rather than one a pixel, because an output sums taps of several pixels.
+
+    Args:
+        x: fp32 (fp16 and bf16 are widened) [samples, C, ...].
+
+    Returns:
+        ``(q, scale)``: integer-valued fp32 of x's shape in [-127, 127], and fp32
+        [samples, 1, ...]. A sample that holds NaN or Inf has scale NaN and q = 0.
+
+    Raises:
+        TypeError: x is not floating point of at most 32 bits.
+
+    >>> quantize_samples(torch.tensor([[[1.0, -0.5]], [[0.2, 0.1]]]))[0][1]
+    tensor([[127.,  64.]])
+    """
+    x = as_fp32(x, "input")
+    ones = (1,) * (x.dim() - 1)
+    if x.numel() == 0:
+        absmax = x.new_zeros(x.shape[0], *ones)
+    else:
+        absmax = x.abs().amax(dim=tuple(range(1, x.dim())), keepdim=True)
+    scale = symmetric_scale(absmax)
+    return quantize_symmetric(x, scale), scale
+
+
 def affine_params(lo: Tensor, hi: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point of static u8 activations whose values lie in [lo, hi].
 
@@ -218,12 +249,7 @@ def integer_linear(a: Tensor, q_w: Tensor, bound: int) -> Tensor:
             f"integer_linear needs a [..., K] and q_w [N, K], got {tuple(a.shape)} "
             f"and {tuple(q_w.shape)}"
         )
-    worst = _worst_sum(q_w, bound)
-    if worst >= _INT32_LIMIT:
-        raise ValueError(
-            f"a sum could reach {worst}, past the int32 limit 2^31: "
-            "the layer has too many large weights in one output; split its inputs"
-        )
+    worst = _checked_worst_sum(q_w, bound)
     with torch.autocast(a.device.type, enabled=False):
         if worst <= EXACT_LIMIT:
             # -0.0 (such as 0 * -3) is no integer; adding zero makes it the +0.0 that int gives.
@@ -231,6 +257,67 @@ def integer_linear(a: Tensor, q_w: Tensor, bound: int) -> Tensor:
         total = torch.zeros(*a.shape[:-1], q_w.shape[0], dtype=torch.int32, device=a.device)
         for begin, end in _exact_chunks(q_w, bound, 0, q_w.shape[1]):
             total += F.linear(a[..., begin:end], q_w[:, begin:end]).to(torch.int32)
+        return total.to(torch.float32)
+
+
+def integer_conv2d(
+    a: Tensor,
+    q_w: Tensor,
+    bound: int,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """The exact integer convolution, converted to fp32 once; ``integer_linear`` over taps.
+
+    Padding is the integer 0, which is what the byte zp stands for.
+
+    Args:
+        a: integer-valued fp32 [samples, C, H, W].
+        q_w: integer-valued fp32 [N, C / groups, kh, kw], magnitudes at most 127.
+        bound: the largest magnitude that a can hold: 127, or max(zp, 255 - zp).
+        padding: (left, right, top, bottom), as for ``F.pad``.
+        stride, dilation, groups: as for ``F.conv2d``.
+
+    Returns:
+        fp32 [samples, N, H', W'].
+
+    Raises:
+        ValueError: ``bound * sum|q_w|`` of an output reaches 2^31.
+
+    >>> integer_conv2d(torch.ones(1, 2, 3, 3), torch.full((1, 2, 3, 3), 5.0), bound=127)
+    tensor([[[[90.]]]])
+    """
+    flat = q_w.flatten(1)
+    worst = _checked_worst_sum(flat, bound)
+    left, right, top, bottom = padding
+    if left != right or top != bottom:
+        a, left, top = F.pad(a, padding), 0, 0
+
+    def conv(x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, stride, (top, left), dilation, groups)
+
+    # NNPACK computes convolutions through Winograd or Fourier transforms, which are not exact.
+    with (
+        torch.autocast(a.device.type, enabled=False),
+        torch.backends.nnpack.flags(enabled=False),
+    ):
+        if worst <= EXACT_LIMIT:
+            return conv(a, q_w).add_(0.0)
+        taps = q_w[0, 0].numel()
+        samples, inputs, *size = a.shape
+        grouped = a.reshape(samples, groups, inputs // groups, *size)
+        total = None
+        for begin, end in _exact_chunks(flat, bound, 0, flat.shape[1]):
+            part = torch.zeros_like(flat)
+            part[:, begin:end] = flat[:, begin:end]
+            channels = slice(begin // taps, -(-end // taps))
+            weight = part.reshape(q_w.shape)[:, channels]
+            sums = conv(grouped[:, :, channels].flatten(1, 2), weight).to(torch.int32)
+            total = sums if total is None else total.add_(sums)
+        assert total is not None  # sums this large have terms
         return total.to(torch.float32)
 
 
@@ -248,6 +335,16 @@ def _absmax(x: Tensor) -> Tensor:
     if x.shape[-1] == 0:
         return x.new_zeros(*x.shape[:-1], 1)
     return x.abs().amax(dim=-1, keepdim=True)
+
+
+def _checked_worst_sum(q_w: Tensor, bound: int) -> int:
+    worst = _worst_sum(q_w, bound)
+    if worst >= _INT32_LIMIT:
+        raise ValueError(
+            f"a sum could reach {worst}, past the int32 limit 2^31: "
+            "the layer has too many large weights in one output; split its inputs"
+        )
+    return worst
 
 
 def _worst_sum(q_w: Tensor, bound: int) -> int:

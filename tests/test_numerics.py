@@ -241,3 +241,76 @@ def test_an_integer_zero_is_positive():
 def test_shapes_that_do_not_fit_are_refused(a, w):
     with pytest.raises(ValueError, match=r"needs a \[\.\.\., K\] and q_w \[N, K\]"):
         numerics.integer_linear(torch.zeros(a), torch.zeros(w), 127)
+
+
+def conv_in_float64(a: Tensor, w: Tensor, **geometry) -> Tensor:
+    """float64 holds every sum here exactly."""
+    left, right, top, bottom = geometry.pop("padding", (0, 0, 0, 0))
+    padded = F.pad(a.double(), (left, right, top, bottom))
+    return F.conv2d(padded, w.double(), **geometry).float()
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # torch warns when its oneDNN is switched
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "kernel", "geometry"),
+    [
+        (3, 4, (3, 3), {}),
+        (3, 5, (1, 1), {"stride": (2, 2)}),
+        (4, 6, (2, 3), {"padding": (1, 2, 0, 1), "dilation": (2, 1), "groups": 2}),
+        (6, 6, (3, 3), {"padding": (1, 1, 1, 1), "groups": 6}),
+        (200, 2, (3, 3), {"padding": (1, 1, 1, 1), "stride": (2, 1)}),
+        (300, 4, (2, 2), {"groups": 2, "padding": (0, 1, 0, 1)}),
+        (2, 2, (40, 40), {"padding": (20, 20, 19, 20), "stride": (7, 7), "groups": 2}),
+    ],
+)
+@pytest.mark.parametrize("samples", [0, 1, 17])  # from 16 on torch may choose another algorithm
+def test_convolutions_are_exact(channels, outputs, kernel, geometry, samples, channels_last):
+    groups = geometry.get("groups", 1)
+    a = torch.randint(-255, 256, (samples, channels, 9, 8)).float()
+    a[:1] = 255
+    w = torch.randint(-127, 128, (outputs, channels // groups, *kernel)).float()
+    w[0] = 127
+    if channels_last:
+        a = a.contiguous(memory_format=torch.channels_last)
+    y = numerics.integer_conv2d(a, w, 255, **geometry)
+    assert torch.equal(y, conv_in_float64(a, w, **geometry))
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert torch.equal(y, numerics.integer_conv2d(a, w, 255, **geometry))
+
+
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_transforms_that_are_not_exact_are_switched_off():
+    # Without oneDNN torch takes NNPACK from 16 samples on, whose Winograd sums are not integers.
+    a = torch.randint(-255, 256, (16, 64, 17, 17)).float()
+    w = torch.randint(-20, 21, (64, 64, 3, 3)).float()
+    with torch.backends.mkldnn.flags(enabled=False):
+        y = numerics.integer_conv2d(a, w, 255, padding=(1, 1, 1, 1))
+    assert torch.equal(y, conv_in_float64(a, w, padding=(1, 1, 1, 1)))
+    assert torch._C._get_nnpack_enabled()
+
+
+def test_convolutions_that_could_leave_int32_are_refused():
+    with pytest.raises(ValueError, match=r"past the int32 limit 2\^31"):
+        numerics.integer_conv2d(
+            torch.zeros(1, 7500, 3, 3), torch.full((1, 7500, 3, 3), 127.0), bound=255
+        )
+
+
+def test_samples_have_one_scale_each():
+    x = torch.randn(4, 3, 5, 6)
+    x[1, 2, 3, 4], x[2] = float("inf"), 0.0
+    q, scale = numerics.quantize_samples(x)
+    assert scale.shape == (4, 1, 1, 1)
+    expected, expected_scale = numpy_rows(x[[0, 3]].flatten(1).numpy())
+    assert np.array_equal(q[[0, 3]].flatten(1).numpy(), expected)
+    assert np.array_equal(scale[[0, 3]].flatten(1).numpy(), expected_scale)
+    assert scale[1].isnan()
+    assert not q[1:3].any()
+    assert float(scale[2]) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4)])
+def test_samples_without_values(shape):
+    q, scale = numerics.quantize_samples(torch.zeros(shape))
+    assert (q.shape, scale.shape) == (shape, (shape[0], 1, 1, 1))
