@@ -1,6 +1,6 @@
 from typing import Any
 
-from numpy import float32, int8, int32, int64, uint8
+from numpy import float32, int8, int32, int64, uint8, uint16, uint32
 from numpy.typing import NDArray
 
 source_hash: str
@@ -144,3 +144,113 @@ class LinearFloat:
     @property
     def outputs(self) -> int: ...
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+
+def pack_conv_windowed_s8(
+    weight: NDArray[int8], groups: int
+) -> tuple[NDArray[int8], NDArray[uint8], NDArray[uint8], NDArray[int64]]: ...
+def unpack_conv_windowed_s8(
+    values: NDArray[int8],
+    positions: NDArray[uint8],
+    steps: NDArray[uint8],
+    step_ptr: NDArray[int64],
+    outputs: int,
+    inputs: int,
+    taps: int,
+    groups: int,
+) -> NDArray[int8]: ...
+def pack_conv_dense_s8(weight: NDArray[int8], groups: int) -> NDArray[int8]: ...
+def unpack_conv_dense_s8(
+    panels: NDArray[int8], outputs: int, inputs: int, taps: int, groups: int
+) -> NDArray[int8]: ...
+
+class ConvGeometry:
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        dilation: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        groups: int,
+    ) -> None: ...
+    def out_size(self, height: int, width: int) -> tuple[int, int]: ...
+
+class _Conv2d:
+    def forward(
+        self,
+        x: int,
+        x_u8: bool,
+        x_nhwc: bool,
+        shape: tuple[int, int, int, int],
+        y: int,
+        y_u8: bool,
+        y_nhwc: bool,
+        y_scale: float,
+        y_zero_point: int,
+        threads: int,
+    ) -> None: ...
+
+class Conv2dS8(_Conv2d):
+    @staticmethod
+    def windowed(
+        values: NDArray[Any],
+        positions: NDArray[Any],
+        steps: NDArray[Any],
+        step_ptr: NDArray[Any],
+        geometry: ConvGeometry,
+        scale: NDArray[float32],
+        bias: NDArray[float32] | None,
+        input_scale: float | None,
+        input_zero_point: int,
+        activation: str,
+    ) -> Conv2dS8: ...
+    @staticmethod
+    def dense(
+        panels: NDArray[Any],
+        geometry: ConvGeometry,
+        scale: NDArray[float32],
+        bias: NDArray[float32] | None,
+        input_scale: float | None,
+        input_zero_point: int,
+        activation: str,
+    ) -> Conv2dS8: ...
+    @staticmethod
+    def depthwise(
+        values: NDArray[Any],
+        geometry: ConvGeometry,
+        scale: NDArray[float32],
+        bias: NDArray[float32] | None,
+        input_scale: float | None,
+        input_zero_point: int,
+        activation: str,
+    ) -> Conv2dS8: ...
+
+class Conv2dFloat(_Conv2d):
+    @staticmethod
+    def windowed_f32(
+        values: NDArray[Any],
+        positions: NDArray[Any],
+        steps: NDArray[Any],
+        step_ptr: NDArray[Any],
+        window: int,
+        geometry: ConvGeometry,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> Conv2dFloat: ...
+    @staticmethod
+    def windowed_bf16(
+        values: NDArray[Any],
+        positions: NDArray[Any],
+        steps: NDArray[Any],
+        step_ptr: NDArray[Any],
+        geometry: ConvGeometry,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> Conv2dFloat: ...
+    @staticmethod
+    def depthwise(
+        values: NDArray[Any],
+        geometry: ConvGeometry,
+        bias: NDArray[float32] | None,
+        activation: str,
+    ) -> Conv2dFloat: ...

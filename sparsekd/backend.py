@@ -201,22 +201,22 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
     Raises:
         ValueError: wrong dtype or shape, a -128, or a number that is not finite.
     """
-    native, array = require(), weight.detach().contiguous()
+    native, dense = require(), _array("weight", weight.detach().contiguous())
     if fmt.kernel == "depthwise":
         if weight.shape[2] != 1 or groups != weight.shape[0]:
             raise ValueError(
                 f"a depthwise weight has one channel a group, got {groups} groups of "
                 f"{weight.shape[2]} channels"
             )
-        return {"values": array[:, :, 0].t().contiguous()}
+        return {"values": weight.detach()[:, :, 0].t().contiguous()}
     if fmt.name == "windowed_f32":
-        arrays = native.pack_windowed_f32(array.numpy(), groups, window)
+        arrays = native.pack_windowed_f32(_flat(dense), window, weight.shape[1], groups)
     elif fmt.name == "csr_f32":
-        arrays = native.pack_csr_f32(array.flatten(1).numpy())
+        arrays = native.pack_csr_f32(_flat(dense))
     elif fmt.dtype == "bf16":
-        arrays = native.pack_windowed_bf16(array.numpy(), groups)
+        arrays = native.pack_windowed_bf16(_flat(dense), weight.shape[1], groups)
     else:
-        arrays = getattr(native, f"pack_conv_{fmt.name}")(array.numpy(), groups)
+        arrays = getattr(native, f"pack_conv_{fmt.name}")(dense, groups)
     named = zip(fmt.tensors, _tuple(arrays), strict=True)
     return {name: _stored(name, array) for name, array in named}
 
@@ -226,8 +226,8 @@ def cheaper_window(weight: Tensor, groups: int = 1) -> int:
 
     A step in windows of 32 reads two registers and costs about 1.25 of one in windows of 16.
     """
-    steps16, steps32 = require().count_windowed_f32_steps(weight.contiguous().numpy(), groups)
-    return 16 if steps16 <= 1.25 * steps32 else 32
+    dense = _flat(_array("weight", weight.detach().contiguous()))
+    return int(require().cheaper_f32_window(dense, weight.shape[1], groups))
 
 
 def unpack(
@@ -246,11 +246,12 @@ def unpack(
         return packed["values"].t().contiguous()[:, :, None]
     arrays = [_array(name, packed[name]) for name in fmt.tensors]
     if fmt.name == "windowed_f32":
-        dense = native.unpack_windowed_f32(*arrays, outputs, channels, taps, groups, window)
+        dense = native.unpack_windowed_f32(*arrays, window, outputs, channels, taps, groups)
     elif fmt.name == "csr_f32":
-        dense = native.unpack_csr_f32(*arrays, outputs, channels)
+        dense = native.unpack_csr_f32(*arrays, channels)
     elif fmt.dtype == "bf16":
-        dense = native.unpack_windowed_bf16(*arrays, outputs, channels, taps, groups)
+        bits = native.unpack_windowed_bf16(*arrays, outputs, channels, taps, groups)
+        dense = torch.from_numpy(bits.view("int16")).view(torch.bfloat16).float().numpy()
     else:
         dense = getattr(native, f"unpack_conv_{fmt.name}")(*arrays, outputs, channels, taps, groups)
     return torch.from_numpy(dense).reshape(shape)
@@ -288,9 +289,9 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
     window = (settings.window,) if fmt.name == "windowed_f32" else ()
     if conv is None:
         make = getattr(native.LinearFloat, fmt.name)
-        return make(*weights, settings.outputs, settings.inputs, *window, bias, activation)
-    make = getattr(native.Conv2dF32, fmt.name if fmt.kernel == "windowed" else fmt.kernel)
-    return make(*weights, conv.native(), *window, bias, activation)
+        return make(*weights, *window, settings.outputs, settings.inputs, bias, activation)
+    make = getattr(native.Conv2dFloat, fmt.name if fmt.kernel == "windowed" else fmt.kernel)
+    return make(*weights, *window, conv.native(), bias, activation)
 
 
 @dataclass(frozen=True)
@@ -347,6 +348,12 @@ def _array(name: str, tensor: Tensor | None) -> Any:
         )
     except TypeError as error:  # a dtype that numpy does not have
         raise ValueError(f"{name}: dtype {tensor.dtype} ({error})") from error
+
+
+def _flat(array: Any) -> Any:
+    """[outputs, taps, channels] as [outputs, taps * channels]."""
+    outputs, taps, channels = array.shape
+    return array.reshape(outputs, taps * channels)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsekd import backend
@@ -24,6 +25,7 @@ __all__ = [
     "CachedLayer",
     "QuantizedOutput",
     "can_run_directly",
+    "check_indirect",
     "conv2d_op",
     "is_channels_last",
     "linear_op",
@@ -44,17 +46,38 @@ QuantizedOutput = tuple[float, int]
 def can_run_directly(x: Tensor) -> bool:
     """True when nothing between Python and the kernel has to see the call.
 
-    That is: a plain CPU tensor, not compiling or tracing, no dispatch or function mode, no vmap.
+    That is: a plain CPU tensor that is not lazily negated, not compiling or tracing, no dispatch or
+    function mode, no vmap, no forward-mode differentiation.
     """
     return (
         not _is_compiling()
         and type(x) is Tensor
         and x.is_cpu
+        and not x.is_neg()
         and _dispatch_modes() == 0
         and _function_modes() == 0
         and _functorch_layers() is None
         and _tracing_state() is None
+        and forward_ad._current_level < 0
     )
+
+
+def check_indirect(x: object, where: str) -> None:
+    """Refuse what the dispatcher can not carry, with a sentence; for the slow path only.
+
+    Raises:
+        TypeError: not a tensor, or not a strided one.
+        RuntimeError: inside forward-mode differentiation, which would lose the tangent silently.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{where}: input of type {type(x).__name__}, expected a torch.Tensor")
+    if x.layout is not torch.strided:
+        raise TypeError(f"{where}: input of layout {x.layout}, expected torch.strided")
+    if forward_ad._current_level >= 0:
+        raise RuntimeError(
+            f"{where} runs inference only: forward-mode differentiation (jvp, jacfwd, dual_level) "
+            "would get no tangent; differentiate the float model"
+        )
 
 
 def run_linear(handle: Any, x: Tensor) -> Tensor:

@@ -38,10 +38,12 @@ const T* data_of(const py::array& array, const char* name,
   return static_cast<const T*>(array.data());
 }
 
-// Addresses of contiguous tensors that the caller has checked: a call must cost little, and reading
-// a tensor's attributes through a protocol costs more than a small layer.
+// The address of a contiguous tensor that the caller has checked: a call must cost little, and
+// reading a tensor's attributes through a protocol costs more than a small layer. Null stands for a
+// tensor without storage, which is refused unless it has no elements.
 template <class T>
-T* pointer(std::uintptr_t address) {
+T* data_at(std::uintptr_t address, std::int64_t elements, const char* name) {
+  require(address != 0 || elements == 0, name, ": a tensor whose storage has been freed");
   return reinterpret_cast<T*>(address);
 }
 

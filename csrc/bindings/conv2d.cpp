@@ -5,7 +5,7 @@
 #include <tuple>
 #include <utility>
 
-#include "bindings/arrays.h"
+#include "bindings/windowed_float.h"
 #include "core/sizes.h"
 #include "ops/conv2d.h"
 
@@ -114,6 +114,16 @@ Conv2dS8 conv_s8(Conv2dS8::Weight weight, const ConvGeometry& g, const py::array
                   activation_from(activation));
 }
 
+Conv2dFloat conv_float(Conv2dFloat::Weight weight, const ConvGeometry& g,
+                       const std::optional<py::array>& bias, const std::string& activation) {
+  const float* biases = bias ? data_of<float>(*bias, "bias", {g.out_channels}) : nullptr;
+  return Conv2dFloat(std::move(weight), g, biases, activation_from(activation));
+}
+
+WindowedFloatShape shape_of(const ConvGeometry& g, int window) {
+  return {g.out_channels, g.in_channels / g.groups, window, g.taps(), g.groups};
+}
+
 // Addresses of contiguous tensors; a dtype is u8 where its flag says so, else fp32.
 template <class Conv>
 void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
@@ -122,15 +132,18 @@ void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four sh
   const auto [batch, channels, height, width] = shape;
   require(channels == conv.geometry().in_channels, "input of ", channels, " channels, expected ",
           conv.geometry().in_channels);
+  const std::int64_t size = batch * height * width;  // null only where nothing is read
+  const auto* from = data_at<const void>(x, size, "input");
+  auto* to = data_at<void>(y, size, "output");
   const py::gil_scoped_release release;
-  const ConvInput input{x_u8 ? nullptr : pointer<const float>(x),
-                        x_u8 ? pointer<const std::uint8_t>(x) : nullptr,
+  const ConvInput input{x_u8 ? nullptr : static_cast<const float*>(from),
+                        x_u8 ? static_cast<const std::uint8_t*>(from) : nullptr,
                         x_nhwc ? Layout::nhwc : Layout::nchw,
                         batch,
                         height,
                         width};
-  const ConvOutput output{y_u8 ? nullptr : pointer<float>(y),
-                          y_u8 ? pointer<std::uint8_t>(y) : nullptr,
+  const ConvOutput output{y_u8 ? nullptr : static_cast<float*>(to),
+                          y_u8 ? static_cast<std::uint8_t*>(to) : nullptr,
                           y_nhwc ? Layout::nhwc : Layout::nchw, y_scale, y_zero_point};
   conv.forward(input, output, threads);
 }
@@ -191,19 +204,40 @@ void bind_conv2d(py::module_& m) {
       .def("forward", &forward<Conv2dS8>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
            "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
 
-  py::class_<Conv2dF32>(m, "Conv2dF32")
+  py::class_<Conv2dFloat>(m, "Conv2dFloat")
+      .def_static(
+          "windowed_f32",
+          [](const py::array& values, const py::array& positions, const py::array& steps,
+             const py::array& step_ptr, int window, const ConvGeometry& g,
+             const std::optional<py::array>& bias, const std::string& activation) {
+            return conv_float(windowed_float_from<F32Format>(values, positions, steps, step_ptr,
+                                                             shape_of(g, window)),
+                              g, bias, activation);
+          },
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "window"_a, "geometry"_a, "bias"_a,
+          "activation"_a)
+      .def_static(
+          "windowed_bf16",
+          [](const py::array& values, const py::array& positions, const py::array& steps,
+             const py::array& step_ptr, const ConvGeometry& g, const std::optional<py::array>& bias,
+             const std::string& activation) {
+            return conv_float(windowed_float_from<Bf16Format>(values, positions, steps, step_ptr,
+                                                              shape_of(g, kBf16Window32.window)),
+                              g, bias, activation);
+          },
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "geometry"_a, "bias"_a,
+          "activation"_a)
       .def_static(
           "depthwise",
           [](const py::array& values, const ConvGeometry& g, const std::optional<py::array>& bias,
              const std::string& activation) {
             const float* data = data_of<float>(values, "values", {g.taps(), g.in_channels});
-            const float* biases = bias ? data_of<float>(*bias, "bias", {g.out_channels}) : nullptr;
-            return Conv2dF32(DepthwiseF32Weight(data, g.in_channels, g.taps()), g, biases,
-                             activation_from(activation));
+            return conv_float(DepthwiseF32Weight(data, g.in_channels, g.taps()), g, bias,
+                              activation);
           },
           "values"_a, "geometry"_a, "bias"_a, "activation"_a)
-      .def("forward", &forward<Conv2dF32>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
-           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
+      .def("forward", &forward<Conv2dFloat>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a,
+           "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
 }
 
 }  // namespace skd

@@ -82,9 +82,10 @@ LinearFloat linear_from(LinearFloat::Weight weight, std::int64_t outputs,
 // x and y: addresses of contiguous fp32 matrices.
 void forward(const LinearFloat& linear, std::uintptr_t x, std::int64_t rows, std::uintptr_t y,
              int threads) {
+  const float* from = data_at<const float>(x, rows * linear.inputs(), "input");
+  float* to = data_at<float>(y, rows * linear.outputs(), "output");
   const py::gil_scoped_release release;
-  linear.forward({pointer<const float>(x), rows, linear.inputs(), pointer<float>(y),
-                  linear.outputs(), threads});
+  linear.forward({from, rows, linear.inputs(), to, linear.outputs(), threads});
 }
 
 }  // namespace

@@ -98,9 +98,10 @@ LinearS8 linear_from(LinearS8::Weight weight, std::int64_t outputs, const py::ar
 // x and y: addresses of contiguous fp32 matrices.
 void forward(const LinearS8& linear, std::uintptr_t x, std::int64_t rows, std::uintptr_t y,
              int threads) {
+  const float* from = data_at<const float>(x, rows * linear.inputs(), "input");
+  float* to = data_at<float>(y, rows * linear.outputs(), "output");
   const py::gil_scoped_release release;
-  linear.forward({pointer<const float>(x), rows, linear.inputs(), pointer<float>(y),
-                  linear.outputs(), threads});
+  linear.forward({from, rows, linear.inputs(), to, linear.outputs(), threads});
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/check.h"
 #include "core/sizes.h"
@@ -12,8 +13,7 @@
 namespace skd {
 namespace {
 
-constexpr std::int64_t kParallelBytes = 128 << 10;  // weight bytes x pixels worth a second thread
-constexpr float kTiny = 0x1p-100f;                  // docs/numerics.md: smaller samples are zeros
+constexpr float kTiny = 0x1p-100f;  // docs/numerics.md: smaller samples are zeros
 
 std::int64_t out_size(std::int64_t size, std::int64_t before, std::int64_t after,
                       std::int64_t kernel, std::int64_t dilation, std::int64_t stride) {
@@ -46,6 +46,12 @@ int preferred_rows(const KernelTable& table, const WindowedS8Weight&) {
   return table.windowed_rows;
 }
 int preferred_rows(const KernelTable& table, const DenseS8Weight&) { return table.dense_rows; }
+int preferred_rows(const KernelTable& table, const WindowedF32Weight&) {
+  return table.windowed_rows;
+}
+int preferred_rows(const KernelTable& table, const WindowedBf16Weight&) {
+  return table.windowed_rows;
+}
 template <class Weight>
 int preferred_rows(const KernelTable&, const Weight&) {
   return kMaxTileRows;
@@ -59,6 +65,12 @@ void accumulate(const KernelTable& t, const DenseS8Weight& w, const TileS8& tile
 }
 void accumulate(const KernelTable& t, const DepthwiseS8Weight& w, const TileS8& tile) {
   t.depthwise_s8(w.view(), tile);
+}
+void accumulate(const KernelTable& t, const WindowedF32Weight& w, const TileF32& tile) {
+  t.linear_windowed_f32(w.view(), tile);
+}
+void accumulate(const KernelTable& t, const WindowedBf16Weight& w, const TileBf16& tile) {
+  t.linear_windowed_bf16(w.view(), tile);
 }
 void accumulate(const KernelTable& t, const DepthwiseF32Weight& w, const TileF32& tile) {
   t.depthwise_f32(w.view(), tile);
@@ -101,8 +113,9 @@ struct MathS8 {
 
 // Likewise for fp32 sums.
 template <class Weight>
-struct MathF32 {
-  using Input = float;
+struct MathFloat {
+  using Input =
+      std::conditional_t<std::is_same_v<Weight, WindowedBf16Weight>, std::uint16_t, float>;
   using Sum = float;
 
   const KernelTable& table;
@@ -116,8 +129,8 @@ struct MathF32 {
   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc,
                   std::int64_t stride) const {
     skd::accumulate(table, weight,
-                    TileF32{rows, count, taps, inputs_of(weight), slices.begin,
-                            slices.end - slices.begin, acc, stride});
+                    FloatTile<Input>{rows, count, taps, inputs_of(weight), slices.begin,
+                                     slices.end - slices.begin, acc, stride});
   }
   void finish(const Sum* acc, std::int64_t stride, std::int64_t, int count, std::int64_t column,
               std::int64_t columns, float* y, std::int64_t y_stride) const {
@@ -208,7 +221,7 @@ template <class Weight>
 int threads_for(const Weight& weight, std::int64_t pixels, int requested) {
   const int threads = usable_threads(requested);
   const std::int64_t bytes = slice_bytes(weight) * outputs_of(weight).slices();
-  return bytes * pixels >= kParallelBytes ? threads : 1;
+  return worth_threads(bytes, std::max<std::int64_t>(1, pixels)) ? threads : 1;
 }
 
 template <class Weight>
@@ -325,8 +338,8 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
       weight_);
 }
 
-Conv2dF32::Conv2dF32(Weight weight, const ConvGeometry& geometry, const float* bias,
-                     Activation activation)
+Conv2dFloat::Conv2dFloat(Weight weight, const ConvGeometry& geometry, const float* bias,
+                         Activation activation)
     : weight_(std::move(weight)),
       geometry_(geometry),
       has_bias_(bias != nullptr),
@@ -336,41 +349,51 @@ Conv2dF32::Conv2dF32(Weight weight, const ConvGeometry& geometry, const float* b
   if (has_bias_) bias_ = Buffer<float>::copy_of(bias, geometry_.out_channels);
 }
 
-void Conv2dF32::forward(const ConvInput& x, const ConvOutput& y, int threads,
-                        const KernelTable* table) const {
+void Conv2dFloat::forward(const ConvInput& x, const ConvOutput& y, int threads,
+                          const KernelTable* table) const {
   const ConvGeometry& g = geometry_;
   check_call(g, x, y);
   require(x.f32 != nullptr, "u8 input: an fp32 layer expects fp32 input");
   if (x.batch == 0) return;
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
-  thread_local Scratch<float> scratch;
   std::visit(
       [&](const auto& weight) {
-        using Math = MathF32<std::decay_t<decltype(weight)>>;
+        using Math = MathFloat<std::decay_t<decltype(weight)>>;
+        using Input = typename Math::Input;
+        constexpr bool kRounded = std::is_same_v<Input, std::uint16_t>;
+        thread_local Scratch<Input> scratch;
         const ImageShape shape{x.height * x.width, g.in_channels};
         const std::int64_t size = shape.pixels * shape.channels;
         const int team = threads_for(weight, shape.pixels * x.batch, threads);
-        const bool reorder = x.layout == Layout::nchw && shape.pixels > 1 && shape.channels > 1;
-        float* rows = reorder ? scratch.at_least(scratch.rows, x.batch * size) : nullptr;
-        float* zero_row = scratch.at_least(scratch.zero_row, g.in_channels);
-        std::fill_n(zero_row, g.in_channels, 0.0f);
+        const bool copies =
+            kRounded || (x.layout == Layout::nchw && shape.pixels > 1 && shape.channels > 1);
+        Input* rows = copies ? scratch.at_least(scratch.rows, x.batch * size) : nullptr;
+        Input* zero_row = scratch.at_least(scratch.zero_row, g.in_channels);
+        std::fill_n(zero_row, g.in_channels, Input{0});
         const Math math{chosen,      weight,
                         g.taps(),    has_bias_ ? bias_.data() : nullptr,
                         activation_, y.u8 != nullptr ? 1.0f / y.scale : 1.0f,
                         y.zero_point};
         const ConvWalk<Math> walk(math, g, outputs_of(weight), inputs_of(weight),
                                   slice_bytes(weight), preferred_rows(chosen, weight), x, y);
-        const float** pointers = scratch.at_least(scratch.pointers, walk.pointer_count() * team);
+        const Input** pointers = scratch.at_least(scratch.pointers, walk.pointer_count() * team);
         parallel(team, [&](int thread, int count) {
-          if (reorder) {
+          const Input* nhwc = rows;
+          if (copies) {
             const Range part = part_of(shape.pixels, thread, count);
             for (std::int64_t n = 0; n < x.batch; ++n) {
-              to_nhwc(x.f32 + n * size, shape, part.begin, part.end, rows + n * size);
+              if constexpr (kRounded) {
+                round_pixels(chosen, x.f32 + n * size, x.layout, shape, part.begin, part.end,
+                             rows + n * size);
+              } else {
+                to_nhwc(x.f32 + n * size, shape, part.begin, part.end, rows + n * size);
+              }
             }
             barrier();
+          } else if constexpr (!kRounded) {
+            nhwc = x.f32;
           }
-          walk.run({reorder ? rows : x.f32, zero_row}, pointers + thread * walk.pointer_count(),
-                   thread, count);
+          walk.run({nhwc, zero_row}, pointers + thread * walk.pointer_count(), thread, count);
         });
       },
       weight_);

@@ -9,6 +9,8 @@
 #include "core/buffer.h"
 #include "formats/dense_s8.h"
 #include "formats/depthwise.h"
+#include "formats/windowed_bf16.h"
+#include "formats/windowed_f32.h"
 #include "formats/windowed_s8.h"
 #include "ops/images.h"
 #include "ops/linear.h"
@@ -70,12 +72,14 @@ class Conv2dS8 {
   Activation activation_;
 };
 
-// The same in fp32. NCHW input is copied to NHWC first.
-class Conv2dF32 {
+// The same in fp32 or bf16, with fp32 sums. NCHW input is copied to NHWC first, and bf16 weights
+// take rounded input.
+class Conv2dFloat {
  public:
-  using Weight = std::variant<DepthwiseF32Weight>;
+  using Weight = std::variant<WindowedF32Weight, WindowedBf16Weight, DepthwiseF32Weight>;
 
-  Conv2dF32(Weight weight, const ConvGeometry& geometry, const float* bias, Activation activation);
+  Conv2dFloat(Weight weight, const ConvGeometry& geometry, const float* bias,
+              Activation activation);
   void forward(const ConvInput& x, const ConvOutput& y, int threads,
                const KernelTable* table = nullptr) const;
   const ConvGeometry& geometry() const { return geometry_; }

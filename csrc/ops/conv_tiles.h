@@ -9,11 +9,9 @@
 #include "core/threads.h"
 #include "formats/sliced_outputs.h"
 #include "ops/conv2d.h"
+#include "ops/split.h"
 
 namespace skd {
-
-inline constexpr std::int64_t kConvBlockSlices = 16;
-inline constexpr std::int64_t kConvBlockBytes = 384 << 10;  // weights of a block stay in L2
 
 template <class Input>
 struct ConvRows {
@@ -45,8 +43,8 @@ class ConvWalk {
         y_(y),
         width_(geometry.out_width(x.width)),
         pixels_(geometry.out_height(x.height) * width_) {
-    const std::int64_t fit = kConvBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
-    block_ = std::max(kConvBlockSlices, fit / kConvBlockSlices * kConvBlockSlices);
+    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
+    block_ = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
   }
 
   // Row pointers that one thread needs.
@@ -69,7 +67,7 @@ class ConvWalk {
   }
 
  private:
-  static constexpr std::int64_t kColumns = kConvBlockSlices * kLanes;
+  static constexpr std::int64_t kColumns = kBlockSlices * kLanes;
 
   // pointers[tap][pixel] for the channels of group 0.
   void find_rows(const ConvRows<Input>& rows, std::int64_t sample, Range pixels,
@@ -108,7 +106,7 @@ class ConvWalk {
       }
       shifted = group;
       const std::int64_t end =
-          std::min({block.end, (group + 1) * outputs_.slices_per_group(), s + kConvBlockSlices});
+          std::min({block.end, (group + 1) * outputs_.slices_per_group(), s + kBlockSlices});
       math_.accumulate(pointers, count, {s, end}, acc, kColumns);
       const std::int64_t column = outputs_.first_output(s);
       store(acc, sample, pixels, column,

@@ -3,10 +3,24 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/threads.h"
+
 namespace skd {
 namespace {
 
 constexpr std::int64_t kBlock = 64;  // pixels x channels turned at a time; 4 KB of bytes
+
+// Some channels of some pixels of NCHW planes, one pixel a row of `to`.
+void turn(const float* x, ImageShape shape, Range pixels, Range channels, float* to,
+          std::int64_t to_stride) {
+  for (std::int64_t c = channels.begin; c < channels.end; c += kLanes) {
+    const std::int64_t some = std::min<std::int64_t>(kLanes, channels.end - c);
+    for (std::int64_t j = pixels.begin; j < pixels.end; ++j) {
+      float* row = to + (j - pixels.begin) * to_stride + (c - channels.begin);
+      for (std::int64_t i = 0; i < some; ++i) row[i] = x[(c + i) * shape.pixels + j];
+    }
+  }
+}
 
 }  // namespace
 
@@ -46,12 +60,27 @@ void quantize_pixels(const KernelTable& table, const float* x, Layout layout, Im
 
 void to_nhwc(const float* x, ImageShape shape, std::int64_t begin, std::int64_t end, float* nhwc) {
   for (std::int64_t p = begin; p < end; p += kBlock) {
-    const std::int64_t last = std::min(p + kBlock, end);
-    for (std::int64_t c = 0; c < shape.channels; c += 16) {
-      const std::int64_t some = std::min<std::int64_t>(16, shape.channels - c);
-      for (std::int64_t j = p; j < last; ++j) {
-        float* to = nhwc + j * shape.channels + c;
-        for (std::int64_t i = 0; i < some; ++i) to[i] = x[(c + i) * shape.pixels + j];
+    for (std::int64_t c = 0; c < shape.channels; c += kBlock) {
+      turn(x, shape, {p, std::min(p + kBlock, end)}, {c, std::min(c + kBlock, shape.channels)},
+           nhwc + p * shape.channels + c, shape.channels);
+    }
+  }
+}
+
+void round_pixels(const KernelTable& table, const float* x, Layout layout, ImageShape shape,
+                  std::int64_t begin, std::int64_t end, std::uint16_t* nhwc) {
+  const std::int64_t channels = shape.channels;
+  if (layout == Layout::nhwc) {
+    return table.to_bf16(x + begin * channels, (end - begin) * channels, nhwc + begin * channels);
+  }
+  alignas(64) float block[kBlock][kBlock];
+  for (std::int64_t p = begin; p < end; p += kBlock) {
+    const Range pixels{p, std::min(p + kBlock, end)};
+    for (std::int64_t c = 0; c < channels; c += kBlock) {
+      const Range some{c, std::min(c + kBlock, channels)};
+      turn(x, shape, pixels, some, block[0], kBlock);
+      for (std::int64_t j = pixels.begin; j < pixels.end; ++j) {
+        table.to_bf16(block[j - p], some.end - some.begin, nhwc + j * channels + c);
       }
     }
   }

@@ -27,6 +27,10 @@ void quantize_pixels(const KernelTable& table, const float* x, Layout layout, Im
 // Pixels [begin, end) of an fp32 NCHW image to NHWC.
 void to_nhwc(const float* x, ImageShape shape, std::int64_t begin, std::int64_t end, float* nhwc);
 
+// Pixels [begin, end) of an fp32 image to bf16 NHWC.
+void round_pixels(const KernelTable& table, const float* x, Layout layout, ImageShape shape,
+                  std::int64_t begin, std::int64_t end, std::uint16_t* nhwc);
+
 // A tile [count][columns] of row stride tile_stride to pixels of NCHW planes: plane c starts at
 // y + c * plane.
 void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,

@@ -170,6 +170,8 @@ class _ConvNd(EngineModule):
         return ops.run_conv2d(handle, self._geometry(), x)
 
     def _check_input(self, x: Tensor) -> None:
+        if not ops.can_run_directly(x):
+            ops.check_indirect(x, self._where())
         if x.requires_grad:
             self._refuse_gradient()
         if x.dtype is not torch.float32:

@@ -15,7 +15,7 @@ from sparsekd.spec import Fp32, Int8, Scheme
 
 __all__ = ["EngineModule"]
 
-_STATIC = ("input_scale", "input_zero_point")
+_STATIC = {"input_scale": torch.float32, "input_zero_point": torch.int32}
 
 
 class EngineModule(nn.Module):
@@ -61,14 +61,16 @@ class EngineModule(nn.Module):
         self._cached: ops.CachedLayer | None = None
         outputs = weight_shape[0]
         dtype = torch.int8 if isinstance(scheme, Int8) else torch.float32
-        nothing = self._pack(torch.zeros(weight_shape, dtype=dtype))
+        # On the CPU whatever the default device is: "meta" has nothing to pack.
+        nothing = self._pack(torch.zeros(weight_shape, dtype=dtype, device="cpu"))
         static = isinstance(scheme, Int8) and scheme.activations == "static"
+        zero = torch.tensor(0, dtype=torch.int32, device="cpu")
         initial: dict[str, Tensor | None] = {
             **nothing,
-            "scale": torch.ones(outputs),
-            "bias": torch.zeros(outputs) if bias else None,
-            "input_scale": torch.tensor(1.0) if static else None,
-            "input_zero_point": torch.tensor(0, dtype=torch.int32) if static else None,
+            "scale": torch.ones(outputs, device="cpu"),
+            "bias": torch.zeros(outputs, device="cpu") if bias else None,
+            "input_scale": torch.tensor(1.0, device="cpu") if static else None,
+            "input_zero_point": zero if static else None,
         }
         for name in ops.tensor_names(self._format):
             self.register_buffer(name, initial[name])
@@ -117,8 +119,8 @@ class EngineModule(nn.Module):
             raise ValueError(
                 f"{where}: got tensors {sorted(given)}, expected exactly {sorted(expected)}"
             )
-        copies: dict[str, Tensor | None] = {key: _copy(tensors.get(key)) for key in self._buffers}
         try:
+            copies = {key: _copy(key, tensors.get(key)) for key in self._buffers}
             cached = self._make(copies)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
@@ -202,10 +204,12 @@ class EngineModule(nn.Module):
             value = tensors.get(key)
             if value is not None and value.shape != (outputs,):
                 raise ValueError(f"{key}: shape {tuple(value.shape)}, expected ({outputs},)")
-        for key in _STATIC:
+        for key, dtype in _STATIC.items():
             value = tensors.get(key)
-            if value is not None and value.dim() != 0:
-                raise ValueError(f"{key}: shape {tuple(value.shape)}, expected a single number")
+            if value is not None and (value.dim() != 0 or value.dtype is not dtype):
+                raise ValueError(
+                    f"{key}: {value.dtype} of shape {tuple(value.shape)}, expected a single {dtype}"
+                )
         handle = backend.make_layer(self._format, tensors, self._settings)
         return ops.CachedLayer(handle, (tensors[key] for key in self._buffers))
 
@@ -243,6 +247,14 @@ class EngineModule(nn.Module):
             self.set_packed(given, name=prefix[:-1])
         except ValueError as error:
             error_msgs.append(str(error))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Parameter):
+            raise TypeError(
+                f"{type(self).__name__}.{name} can not be a Parameter: engine modules hold buffers "
+                "and run inference only"
+            )
+        super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
@@ -289,7 +301,10 @@ def to_taps(weight: Tensor) -> Tensor:
     return weight.movedim(1, -1).reshape(weight.shape[0], -1, weight.shape[1]).contiguous()
 
 
-def _copy(tensor: Tensor | None) -> Tensor | None:
+def _copy(key: str, tensor: object) -> Tensor | None:
     if tensor is None:
         return None
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+        came = tensor.layout if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{key}: {came}, expected a strided torch.Tensor")
     return tensor.detach().clone(memory_format=torch.contiguous_format)

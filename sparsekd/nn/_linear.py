@@ -24,8 +24,8 @@ class Linear(EngineModule):
         scheme: Int8 (default), Fp32 or Bf16.
         kernel: int8: "windowed" (sparse weights) or "dense"; fp32: "windowed" or "csr"; bf16:
             "windowed".
-        activation: None, "relu", "gelu" (the erf form), "silu", "relu6" or "hardswish", applied to the
-            output.
+        activation: None, "relu", "relu6", "gelu" (the erf form), "silu" or "hardswish", applied to
+            the output.
 
     Raises:
         ValueError: an unknown kernel or activation, or negative sizes.
@@ -95,9 +95,10 @@ class Linear(EngineModule):
         return layer
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.requires_grad:
-            self._refuse_gradient()
         if not ops.can_run_directly(input):
+            ops.check_indirect(input, self._where())
+            if input.requires_grad:
+                self._refuse_gradient()
             arguments = (*self._buffers.values(), *ops.linear_arguments(self._settings))
             result: Tensor = ops.linear_op(self._format)(input, *arguments)
             return result
@@ -107,6 +108,8 @@ class Linear(EngineModule):
             or input.shape[-1] != self.in_features
         ):
             raise self._input_error(input)
+        if input.requires_grad:
+            self._refuse_gradient()
         return ops.run_linear(self._handle(), input)
 
     def int_weight(self) -> Tensor:
