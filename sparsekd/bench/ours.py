@@ -63,7 +63,7 @@ def _engine(layer: Linear, problem: LinearProblem, weight: Tensor | None) -> Eng
         "threads": problem.threads,
         "isa": backend.isa(),
         "kernel": layer.kernel,
-        "activations": layer.scheme.activations,
+        "scheme": str(layer.scheme),
         "kept weights": layer.kept(),
         "packed bytes": layer.packed_bytes(),
     }

@@ -7,6 +7,7 @@ there and then, and says in ``config`` how it was set up.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -154,7 +155,7 @@ def output_error(engine: Engine, problem: LinearProblem) -> float:
         expected = problem.reference(index, engine.weight)
         wrong += float((engine.output(index).double() - expected).square().sum())
         right += float(expected.square().sum())
-    return (wrong / right) ** 0.5 if right else wrong**0.5
+    return math.sqrt(wrong / right if right else wrong)
 
 
 def module_engine(
@@ -203,7 +204,9 @@ def dynamic_int8(model: nn.Module) -> nn.Module:
         for subject in ("torch.ao.quantization", "torch.quantize_per_tensor", "TypedStorage"):
             message = rf"(?s).*{re.escape(subject)}.*deprecated"
             warnings.filterwarnings("ignore", message=message)
-        made: nn.Module = quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+        made: nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
+            model, {nn.Linear}, dtype=torch.qint8
+        )
     return made
 
 

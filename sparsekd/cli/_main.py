@@ -17,11 +17,11 @@ __all__ = ["main"]
 _FAILED, _USAGE, _INTERRUPTED = 1, 2, 130
 
 
-class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):  # type: ignore[misc]
+class _Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the lines of the examples."""
 
 
-class _Parser(ArgumentParser):  # type: ignore[misc]
+class _Parser(ArgumentParser):
     """Says in one line what is wrong and how to learn more."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -67,7 +67,9 @@ def _parser() -> ArgumentParser:
     )
     version = f"sparsekd {metadata.version('sparsekd')}"
     top.add_argument("--version", action="version", version=version, help="Print the version.")
-    branches = {(): top.add_subcommands(dest="command", metavar="COMMAND", title="commands")}
+    branches: dict[tuple[str, ...], Any] = {
+        (): top.add_subcommands(dest="command", metavar="COMMAND", title="commands")
+    }
     for command in COMMANDS:
         *path, last = command.words
         branch = tuple(path)

@@ -4,6 +4,9 @@ This is the part to copy. The loop is your own: the distiller is a loss, fake qu
 inside the model, and the pruner takes its step after the optimizer's.
 """
 
+# mypy: disallow-untyped-calls=False
+# torch leaves Tensor.backward and Tensor.split untyped.
+
 from __future__ import annotations
 
 import math
@@ -128,7 +131,10 @@ class Trainer:
         model.eval()
 
 
-_LOSSES = [skd.distill.SoftTarget(temperature=4.0), skd.distill.HardLabels()]
+_LOSSES: list[skd.distill.Loss | str] = [
+    skd.distill.SoftTarget(temperature=4.0),
+    skd.distill.HardLabels(),
+]
 
 
 def _on_labels(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
