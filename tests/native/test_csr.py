@@ -174,10 +174,11 @@ def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown activation 'tanh'"):
         _native.LinearCsr.from_parts(**small(), inputs=4, bias=None, activation="tanh")
     layer = _native.LinearCsr.from_parts(**small(), inputs=4, bias=None, activation="none")
+    x, y = np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float32)
     with pytest.raises(ValueError, match="rows: -1"):
-        layer.forward(0, -1, 0, 1)
+        layer.forward(x.ctypes.data, -1, y.ctypes.data, 1)
     with pytest.raises(ValueError, match="thread count 0"):
-        layer.forward(0, 1, 0, 0)
+        layer.forward(x.ctypes.data, 1, y.ctypes.data, 0)
 
 
 # The Linear.
@@ -269,5 +270,7 @@ def test_minus_zero_sums_keep_their_sign() -> None:
         _native.set_isa(isa)
         layer = linear(weight)
         one, many = run(layer, x[:1]), run(layer, x)
-        assert np.array_equal(np.signbit(many[0]), np.signbit(one[0]))
+        assert np.signbit(one[0, :2]).all() == (
+            isa != "scalar"
+        )  # there the product is rounded alone
         assert np.array_equal(np.signbit(many), np.broadcast_to(np.signbit(one), many.shape))
