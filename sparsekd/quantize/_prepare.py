@@ -10,11 +10,16 @@ from torch import nn
 
 from sparsekd.modules import Selector, quant_spec, select
 from sparsekd.quantize._fake_quant import RANGE_BUFFERS, FakeQuantLayer, FakeQuantLinear
+from sparsekd.quantize._fake_quant_conv import FakeQuantConv1d, FakeQuantConv2d
 from sparsekd.spec import Int8
 
 __all__ = ["PrepareReport", "prepare_", "remove_"]
 
-_FAKE: dict[type[nn.Module], type[FakeQuantLayer]] = {nn.Linear: FakeQuantLinear}
+_FAKE: dict[type[nn.Module], type[FakeQuantLayer]] = {
+    nn.Linear: FakeQuantLinear,
+    nn.Conv1d: FakeQuantConv1d,
+    nn.Conv2d: FakeQuantConv2d,
+}
 _FLOAT: dict[type[nn.Module], type[nn.Module]] = {fake: kind for kind, fake in _FAKE.items()}
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -46,10 +51,10 @@ def prepare_(
 ) -> PrepareReport:
     """Make layers compute with int8 weights and 8-bit activations, in place; they stay trainable.
 
-    Only the class of a layer changes (``nn.Linear`` to ``FakeQuantLinear``): its parameters and
-    their names, its masks and its hooks stay, so an optimizer that holds them keeps working, and
-    pruning before or after gives the same model. Static schemes add the range buffers, which
-    ``calibrate`` or training fills.
+    Only the class of a layer changes (``nn.Linear`` to ``FakeQuantLinear``, likewise ``nn.Conv1d``
+    and ``nn.Conv2d``): its parameters and their names, its masks and its hooks stay, so an
+    optimizer that holds them keeps working, and pruning before or after gives the same model.
+    Static schemes add the range buffers, which ``calibrate`` or training fills.
 
     Args:
         model: any model.
@@ -62,8 +67,9 @@ def prepare_(
 
     Raises:
         TypeError: ``scheme`` is no Int8, or a weight is not fp32, fp16 or bf16.
-        ValueError: a selector matches nothing, there is no layer to quantize, or a layer is
-            fake-quantized already with another scheme. Nothing is changed then.
+        ValueError: a selector matches nothing, there is no layer to quantize, a layer is
+            fake-quantized already with another scheme, or a convolution's ``padding_mode`` is not
+            zeros. Nothing is changed then.
 
     >>> prepare_(model, Int8("static"), exclude=["head"])
     >>> calibrate(model, batches)
@@ -91,7 +97,7 @@ def prepare_(
             kind = type(module).__name__
             skipped.append((name, f"{kind} is a subclass and may compute something else"))
         else:
-            _check_dtype(name, module)
+            _check(name, module)
             chosen.append((name, module))
     if not chosen and not done:
         listed = "; ".join(f"{name!r}: {reason}" for name, reason in skipped)
@@ -125,11 +131,16 @@ def remove_(model: nn.Module) -> nn.Module:
     return model
 
 
-def _check_dtype(name: str, module: nn.Module) -> None:
-    weight = module.weight
+def _check(name: str, module: nn.Module) -> None:
+    """Refuse a layer that has no int8 form."""
+    weight, mode = module.weight, getattr(module, "padding_mode", "zeros")
     if isinstance(weight, torch.Tensor) and weight.dtype not in _DTYPES:
         raise TypeError(
             f"layer {name!r}: weight of dtype {weight.dtype}, expected float32, float16 or bfloat16"
+        )
+    if mode != "zeros":
+        raise ValueError(
+            f"layer {name!r}: padding_mode {mode!r}, expected 'zeros'; leave it out with exclude"
         )
 
 
