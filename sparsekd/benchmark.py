@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sparsekd.environment import environment
+from sparsekd.environment import busy_note, environment
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -229,7 +229,9 @@ class BenchmarkTable:
     @property
     def _note(self) -> str:
         note = f"ratio: time of {self.reference} over time of the model"
-        return note + (f"; {MARK} slower" if any(row.ratio < 1 for row in self.rows) else "")
+        note += f"; {MARK} slower" if any(row.ratio < 1 for row in self.rows) else ""
+        busy = busy_note(self.environment)
+        return f"{note}\n{busy}" if busy else note
 
     @property
     def _cells(self) -> list[tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["cores", "cpu_model", "environment", "host"]
+_BUSY = 1.6  # load a core
+
+__all__ = ["busy_note", "cores", "cpu_model", "environment", "host"]
 
 
 def environment() -> dict[str, Any]:
@@ -37,6 +40,7 @@ def host() -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": cores(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "os": " ".join([platform.system(), *platform.libc_ver()]).strip(),
         "versions": {
             "python": platform.python_version(),
@@ -45,6 +49,21 @@ def host() -> dict[str, Any]:
             "sparsekd": _version("sparsekd"),
         },
     }
+
+
+def busy_note(where: Mapping[str, Any]) -> str | None:
+    """A warning when others were using the cores of an :func:`environment`, else None.
+
+    One's own threads make a load of one a core. Beyond that they wait for each other while others
+    run, which costs engines of several threads far more than those of one: no ratio holds.
+
+    >>> busy_note({"load": 0.4, "cores": 2}) is None
+    True
+    """
+    load = where.get("load")
+    if load is None or load <= _BUSY * where["cores"]:
+        return None
+    return f"the machine was busy (load {load} on {where['cores']} cores): do not quote the times"
 
 
 def cores() -> int:

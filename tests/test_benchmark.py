@@ -14,7 +14,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sparsekd.benchmark import BenchmarkRow, BenchmarkTable, Samples, benchmark, measure
-from sparsekd.environment import environment
+from sparsekd.environment import busy_note, environment
 
 QUICK: dict[str, Any] = {"rounds": 2, "calls": 4, "pause_s": 0.0, "min_block_s": 0.0}
 
@@ -180,3 +180,12 @@ def test_environment_says_where_but_not_whose() -> None:
     text = json.dumps(where)
     assert socket.gethostname() not in text
     assert str(Path.home()) not in text
+
+
+def test_a_busy_machine_is_told() -> None:
+    assert busy_note({"load": 2.1, "cores": 2}) is None  # the threads of the run itself
+    assert busy_note({"load": None, "cores": 2}) is None
+    assert busy_note({}) is None
+    busy = {"load": 6.5, "cores": 2}
+    table = BenchmarkTable(table_of(1e-3).rows, {}, busy)
+    assert str(table).endswith("the machine was busy (load 6.5 on 2 cores): do not quote the times")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsekd.bench.peers import Kind
 from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
+from sparsekd.environment import busy_note
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -145,9 +146,10 @@ class LinearBenchResult:
         from rich.table import Table
 
         where = self.environment
+        ratio = f"ratio: time of the best other engine over ours; {MARK} we are slower"
         table = Table(
             title=f"{where['cpu']}, {self.settings['threads']} threads, ISA {where['isa']}",
-            caption=f"ratio: time of the best other engine over ours; {MARK} we are slower",
+            caption="\n".join(filter(None, [ratio, busy_note(where)])),
         )
         for name in ("rows x in -> out", "engine"):
             table.add_column(name)

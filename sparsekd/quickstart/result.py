@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
+from sparsekd.environment import busy_note
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -194,6 +195,7 @@ class QuickstartResult:
         good = sum(bool(check["ok"]) for check in self.checks.values())
         verdict = "equal to torch bit for bit" if self.verified else "NOT VERIFIED"
         lines.append(f"verification: {good} of {len(self.checks)} passed, {verdict}")
-        lines += [f"note: {note}" for note in self.notes]
+        notes = [*self.notes, busy_note(self.environment)]
+        lines += [f"note: {note}" for note in notes if note]
         lines.append(f"{self.seconds:.0f} s; " + ", ".join(str(path) for path in self.files))
         return lines
