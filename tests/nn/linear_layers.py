@@ -17,12 +17,12 @@ def float_linear(
     inputs: int = 70, outputs: int = 37, *, bias: bool = True, sparsity: float = 0.0
 ) -> nn.Linear:
     """A torch layer whose first share of weights, the small ones, is zero."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.normal_()
-        if layer.weight.numel():
-            layer.weight.mul_(Unstructured(sparsity).mask(layer.weight.abs()))
+    layer = nn.Linear(1, 1, bias=bias)  # torch warns when it initialises a layer without weights
+    layer.in_features, layer.out_features = inputs, outputs
+    weight = torch.randn(outputs, inputs)
+    layer.weight = nn.Parameter(weight * Unstructured(sparsity).mask(weight.abs()))
+    if bias:
+        layer.bias = nn.Parameter(torch.randn(outputs))
     return layer.eval()
 
 
