@@ -36,10 +36,15 @@ inline void windowed_float_tile(const typename Gather::Weight& weight,
 #pragma GCC unroll 1
     for (std::int64_t base = 0; base < tile.inputs; base += kWidth) {
       const std::int64_t rest = tile.inputs - base;
-      const int length = rest < kWidth ? static_cast<int>(rest) : kWidth;
       typename Gather::Window x[ROWS];
+      if (rest >= kWidth) {
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) x[r] = Gather::load(rows[r] + base, length, spare[r]);
+        for (int r = 0; r < ROWS; ++r) x[r] = Gather::load(rows[r] + base);
+      } else {
+        const int length = static_cast<int>(rest);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) x[r] = Gather::load_part(rows[r] + base, length, spare[r]);
+      }
 #pragma GCC unroll 4
       for (int s = 0; s < SLICES; ++s) {
         const int count = STEPS > 0 ? STEPS : *steps[s]++;

@@ -25,8 +25,9 @@ struct GatherF32 {
   static constexpr int kDot = 1;
   static constexpr int slices(int rows) { return rows == 1 ? 2 : 1; }
 
-  static Window load(const float* p, int n, float* spare) {
-    return whole_window<WINDOW>(p, n, spare);
+  static Window load(const float* p) { return p; }
+  static Window load_part(const float* p, int n, float* spare) {
+    return zero_filled<WINDOW>(p, n, spare);
   }
   static Positions load_positions(const Word* p) { return {load_256(p), load_256(p + 8)}; }
   static Positions next_step(const Positions& p) {
@@ -73,8 +74,9 @@ struct GatherBf16 {
   static constexpr int kDot = 2;
   static constexpr int slices(int) { return 1; }
 
-  static Window load(const Input* p, int n, Input* spare) {
-    return whole_window<kPacking.window>(p, n, spare);
+  static Window load(const Input* p) { return p; }
+  static Window load_part(const Input* p, int n, Input* spare) {
+    return zero_filled<kPacking.window>(p, n, spare);
   }
   static Positions load_positions(const Word* p) { return {load_256(p), load_256(p + 16)}; }
   static Positions next_step(const Positions& p) {

@@ -12,7 +12,8 @@ struct GatherBf16 {
   static constexpr int kDot = 2;
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : 2; }
 
-  static Window load(const Input* p, int n, Input*) {
+  static Window load(const Input* p) { return _mm512_loadu_si512(p); }
+  static Window load_part(const Input* p, int n, Input*) {
     return _mm512_maskz_loadu_epi16(~__mmask32{0} >> (kPacking.window - n), p);
   }
   static Positions load_positions(const Word* p) { return _mm512_loadu_si512(p); }

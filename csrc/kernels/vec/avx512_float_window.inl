@@ -13,7 +13,8 @@ struct GatherF32x16 {
   // 8 chains hide the latency of the FMA; 16 + 8 + 4 registers are the most that fit.
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : 2; }
 
-  static Window load(const float* p, int n, float*) {
+  static Window load(const float* p) { return _mm512_loadu_ps(p); }
+  static Window load_part(const float* p, int n, float*) {
     return _mm512_maskz_loadu_ps(first_lanes(n), p);
   }
   static Positions load_positions(const Word* p) { return _mm512_loadu_si512(p); }
@@ -43,7 +44,8 @@ struct GatherF32x32 {
   // Two registers a row: 8 rows x 1 slice need 16 + 8.
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
 
-  static Window load(const float* p, int n, float*) {
+  static Window load(const float* p) { return {_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16)}; }
+  static Window load_part(const float* p, int n, float*) {
     if (n > 16) return {_mm512_loadu_ps(p), _mm512_maskz_loadu_ps(first_lanes(n - 16), p + 16)};
     return {_mm512_maskz_loadu_ps(first_lanes(n), p), _mm512_setzero_ps()};
   }

@@ -23,8 +23,9 @@ struct GatherF32 {
   static constexpr int kDot = 1;
   static constexpr int slices(int) { return 1; }
 
-  static Window load(const float* p, int n, float* spare) {
-    return whole_window<WINDOW>(p, n, spare);
+  static Window load(const float* p) { return p; }
+  static Window load_part(const float* p, int n, float* spare) {
+    return zero_filled<WINDOW>(p, n, spare);
   }
   static Positions load_positions(const Word* p) { return {p, 0}; }
   static Positions next_step(const Positions& p) { return {p.p, p.shift + kPacking.bits}; }
@@ -67,8 +68,9 @@ struct GatherBf16 {
   static constexpr int kDot = 2;
   static constexpr int slices(int) { return 1; }
 
-  static Window load(const Input* p, int n, Input* spare) {
-    return whole_window<kPacking.window>(p, n, spare);
+  static Window load(const Input* p) { return p; }
+  static Window load_part(const Input* p, int n, Input* spare) {
+    return zero_filled<kPacking.window>(p, n, spare);
   }
   static Positions load_positions(const Word* p) { return {p, 0}; }
   static Positions next_step(const Positions& p) { return {p.p, p.shift + kPacking.bits}; }
