@@ -6,38 +6,11 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from sparsekd.modules import is_own_hook, quant_spec
+from sparsekd.flow import foreign_hooks, weight_readers
+from sparsekd.modules import quant_spec
 
 __all__ = ["foreign_hooks", "refuse_hooks", "refuse_outside_ties", "weight_readers", "why_torch"]
-
-_HOOKS = {
-    "_forward_hooks": "forward hook",
-    "_forward_pre_hooks": "forward pre-hook",
-    "_backward_hooks": "backward hook",
-    "_backward_pre_hooks": "backward pre-hook",
-    "_state_dict_hooks": "state_dict hook",
-    "_state_dict_pre_hooks": "state_dict pre-hook",
-    "_load_state_dict_pre_hooks": "load_state_dict pre-hook",
-    "_load_state_dict_post_hooks": "load_state_dict post-hook",
-}
-
-
-def foreign_hooks(module: nn.Module) -> list[str]:
-    """What replacing ``module`` would silently drop, in words; sparsekd's own hooks excepted."""
-    found = [
-        words
-        for attribute, words in _HOOKS.items()
-        for hook in getattr(module, attribute, {}).values()
-        # torch wraps some hooks; what was registered is inside
-        if not (is_own_hook(hook) or is_own_hook(getattr(hook, "hook", None)))
-    ]
-    if parametrize.is_parametrized(module):
-        found.append("parametrization")
-    if "forward" in module.__dict__:
-        found.append("forward replaced on the instance")
-    return found
 
 
 def refuse_hooks(layers: Mapping[str, nn.Module]) -> None:
@@ -76,16 +49,6 @@ def refuse_outside_ties(model: nn.Module, layers: Mapping[str, nn.Module]) -> No
                     f"layer {name!r}: its {key} is tied to {staying[id(parameter)]!r}, which "
                     f"stays a torch tensor; untie them or leave the layer out with exclude"
                 )
-
-
-def weight_readers(model: nn.Module) -> dict[int, str]:
-    """By module id, the layers whose torch parent reads their weight instead of calling them."""
-    found: dict[int, str] = {}
-    for parent in model.modules():
-        if isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer)):
-            for child in parent.children():
-                found[id(child)] = type(parent).__name__
-    return found
 
 
 def why_torch(module: nn.Linear) -> str:
