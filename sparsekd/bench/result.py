@@ -91,11 +91,17 @@ class Point:
         }
 
     def __rich__(self) -> Table:
+        from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("engine", title=self.title, title_justify="left")
-        for name in ("median ms", "p10..p90 ms", "error", *(f"vs {kind}" for kind in _RIVALS)):
+        table = Table("engine", title=self.title, title_justify="left", box=box.SIMPLE_HEAD)
+        for name in (
+            "median ms",
+            "p10..p90 ms",
+            "error",
+            *(f"vs best\n{kind}" for kind in _RIVALS),
+        ):
             table.add_column(name, justify="right", no_wrap=True)
         for entry in self.entries:
             verdicts = [self._verdict(entry, kind) for kind in _RIVALS]
@@ -155,7 +161,7 @@ class LinearBenchResult:
             table.add_column(name)
         table.add_column("median ms", justify="right")
         for kind in _RIVALS:
-            table.add_column(f"best {kind}, ms", justify="right")
+            table.add_column(f"best\n{kind}, ms", justify="right")
             table.add_column("ratio", justify="right", no_wrap=True)
         for point in self.points:
             for entry in point.entries:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import sparsekd as skd
 from sparsekd.benchmark import Samples
@@ -17,6 +18,7 @@ from sparsekd.modules import quant_spec, weight_mask
 from sparsekd.quickstart import ModelRow, QuickstartConfig, QuickstartResult, quickstart
 from sparsekd.quickstart.data import load_digits
 from sparsekd.quickstart.recipe import Trainer, correct, mlp
+from sparsekd.quickstart.result import gain
 from sparsekd.report import show
 
 SMALL = QuickstartConfig(seeds=2, epochs=10, hidden=64, teacher_hidden=96, rounds=1)
@@ -108,6 +110,15 @@ def test_table_tells_every_row_and_the_spread(run: QuickstartResult) -> None:
     assert "verification: 3 of 3 passed, equal to torch bit for bit" in text
 
 
+def test_table_is_whole_in_eighty_columns(run: QuickstartResult) -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=80, no_color=True).print(run)
+    text = stream.getvalue()
+    assert "\u2026" not in text  # rich's sign for something cut off
+    assert "torch dynamic int8" in text
+    assert "+ 4:32 + int8" in text
+
+
 def test_picture_is_drawn_or_its_absence_noted(
     run: QuickstartResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,25 +163,25 @@ def test_compressed_student_has_masks_and_fake_quantization_where_it_should() ->
     assert not student.training
 
 
-def row(correct_each: tuple[int, ...], model: str = "a") -> ModelRow:
-    return ModelRow(model, "torch", correct_each, 100, 1, 1, 1, {"batch 1": Samples((1.0,))})
+def row(correct_each: tuple[int, ...], images: int, model: str) -> ModelRow:
+    return ModelRow(model, "torch", correct_each, images, 1, 1, 1, {"batch 1": Samples((1.0,))})
 
 
 @pytest.mark.parametrize(
-    ("base", "better", "expected"),
+    ("images", "base", "better", "expected"),
     [
-        ((90, 92, 94), (91, 93, 95), "b over a: +1.00 points, spread 2.83: no difference claimed"),
-        ((90, 90, 91), (95, 95, 96), "b over a: +5.00 points, spread 0.82: outside the spread"),
-        ((95, 95, 96), (90, 90, 91), "b over a: -5.00 points, spread 0.82: outside the spread"),
-        ((90,), (95,), "b over a: +5.00 points; one seed has no spread: no difference claimed"),
+        (100, (90, 92, 94), (91, 93, 95), "+1.00 points, spread 4.68: no difference claimed"),
+        (100, (50, 50, 50), (55, 55, 55), "+5.00 points, spread 7.05: no difference claimed"),
+        (10_000, (9000, 9100), (9500, 9600), "+5.00 points, spread 1.06: outside the spread"),
+        (10_000, (9500, 9600), (9000, 9100), "-5.00 points, spread 1.06: outside the spread"),
+        (100, (10,), (95,), "+85.00 points; one seed has no spread: no difference claimed"),
     ],
 )
 def test_no_gain_is_claimed_inside_the_spread(
-    base: tuple[int, ...], better: tuple[int, ...], expected: str
+    images: int, base: tuple[int, ...], better: tuple[int, ...], expected: str
 ) -> None:
-    from sparsekd.quickstart.result import gain
-
-    assert gain(row(better, "b"), row(base, "a")) == expected
+    said = gain(row(better, images, "b"), row(base, images, "a"))
+    assert said.removeprefix("b over a").lstrip(": ") == expected
 
 
 @pytest.mark.parametrize("name", ["seeds", "epochs", "hidden", "teacher_hidden", "rounds"])
