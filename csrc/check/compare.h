@@ -65,8 +65,8 @@ constexpr std::int64_t extent(std::int64_t rows, std::int64_t columns, std::int6
   return rows == 0 ? 0 : (rows - 1) * stride + columns;
 }
 
-// One fp32 output against its value before the activation. None and ReLU: the same bits. GELU and
-// SiLU: within the bound of the reference; `scalar` (null: not asked) has the same bits.
+// One fp32 output against its value before the activation. GELU and SiLU: within the bound of the
+// reference, and `scalar` (null: not asked) has the same bits. All others: the reference's bits.
 void expect_output(std::int64_t row, std::int64_t column, float got, float before,
                    Activation activation, const float* scalar);
 

@@ -22,7 +22,7 @@ constexpr const char* kWeightNames[] = {"any", "small", "extremes", "all-127"};
 constexpr const char* kByteNames[] = {"any", "small", "extremes", "all-255"};
 constexpr const char* kFloatNames[] = {"normal",    "integers", "ties", "wide", "zeros", "tiny",
                                        "subnormal", "nan",      "inf",  "huge", "mixed"};
-constexpr const char* kActivationNames[] = {"none", "relu", "gelu", "silu"};
+constexpr const char* kActivationNames[] = {"none", "relu", "gelu", "silu", "relu6", "hardswish"};
 constexpr const char* kEnvironmentNames[] = {"standard", "flush",       "upward",
                                              "downward", "toward-zero", "flush+upward"};
 
@@ -100,8 +100,10 @@ void pick_floats(Random& random, Problem& p) {
 
 void pick_output(Random& random, Problem& p) {
   p.bias = random.percent(60);
-  p.activation = random.pick(
-      {Activation::none, Activation::none, Activation::relu, Activation::gelu, Activation::silu});
+  p.activation =
+      random.pick({Activation::none, Activation::none, Activation::none, Activation::relu,
+                   Activation::relu, Activation::gelu, Activation::gelu, Activation::silu,
+                   Activation::silu, Activation::relu6, Activation::hardswish});
   if (random.percent(40)) p.out_gap = random.in(1, 37);
 }
 

@@ -93,12 +93,20 @@ double activate(Activation activation, double y) {
       return 0.5 * y * std::erfc(-y * std::sqrt(0.5));
     case Activation::silu:
       return y / (1 + std::exp(-y));
+    case Activation::relu6:
+      return y < 0 ? 0 : y > 6 ? 6 : y;
+    case Activation::hardswish: {
+      const float x = static_cast<float>(y);
+      const float shifted = x + 3.0f;
+      const float product = x * clamp(shifted, 0.0f, 6.0f);
+      return product / 6.0f;
+    }
   }
   return NAN;
 }
 
 double activation_bound(Activation activation, double exact) {
-  if (activation == Activation::none || activation == Activation::relu) return 0;
+  if (activation != Activation::gelu && activation != Activation::silu) return 0;
   const float rounded = std::fabs(static_cast<float>(exact));
   const double ulp = static_cast<double>(std::nextafter(rounded, INFINITY)) - rounded;
   return 4 * ulp + 1e-7;

@@ -28,12 +28,13 @@ void accumulate(const std::int8_t* dense, std::int64_t outputs, std::int64_t inp
 // float(acc) * (row_scale * scale), then + *bias unless bias is null; each step rounded to fp32.
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias);
 
-// The activation of one value, in float64. GELU is x Phi(x) with the exact error function, SiLU is
-// x / (1 + exp(-x)). ReLU keeps NaN.
+// The activation of one fp32 value. GELU, x Phi(x) with the exact error function, and SiLU,
+// x / (1 + exp(-x)), in float64; the others as fp32 defines them, hardswish as x relu6(x + 3) / 6
+// with each step rounded.
 double activate(Activation activation, double y);
 
-// What `activate` allows an implementation in fp32 to differ by: 4 ulp of the result + 1e-7. None
-// and ReLU allow nothing.
+// What `activate` allows an implementation in fp32 to differ by: for GELU and SiLU 4 ulp of the
+// result + 1e-7, for the others nothing.
 double activation_bound(Activation activation, double exact);
 
 // y = x W^T + b before any activation, as an int8 layer computes it.
