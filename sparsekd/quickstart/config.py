@@ -27,7 +27,7 @@ class QuickstartConfig:
 
     seed: int = 0
     seeds: int = 3
-    epochs: int = 24
+    epochs: int = 20
     hidden: int = 1024
     teacher_hidden: int = 2048
     pattern: str = "4:32"

@@ -132,7 +132,7 @@ class Trainer:
 
 
 _LOSSES: list[skd.distill.Loss | str] = [
-    skd.distill.SoftTarget(temperature=4.0),
+    skd.distill.SoftTarget(temperature=2.0),
     skd.distill.HardLabels(),
 ]
 
