@@ -74,7 +74,7 @@ def read_flow(model: nn.Module, layers: _Kinds, *, reach: _Kinds = (), train: bo
         found = [
             _read(graph, shadow, layers)
             for mode in ([False, True] if train else [False])
-            for graph, shadow in _traces(model, layers, (*layers, *reach), mode)
+            for graph, shadow in _traces(model, (*layers, *reach), mode)
         ]
     except Exception as error:  # forward code is the user's: it may raise anything when traced
         text = " ".join(str(error).split())
@@ -131,33 +131,30 @@ def weight_readers(model: nn.Module) -> dict[int, str]:
 
 
 class _Tracer(fx.Tracer):
-    """Stops at layers, at torch's own modules and at modules that hold nothing of interest."""
+    """Stops at modules of interest, at torch's own and at those that hold none of interest."""
 
     proxy_buffer_attributes = True  # forward code must not compute with the real buffers
 
-    def __init__(self, layers: _Kinds, reach: _Kinds) -> None:
+    def __init__(self, interest: _Kinds) -> None:
         super().__init__()
-        self._layers = layers
-        self._reach = reach
+        self._interest = interest
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, self._layers):
+        if isinstance(m, self._interest):
             return True
-        if not any(isinstance(part, self._reach) for part in m.modules()):
+        if not any(isinstance(part, self._interest) for part in m.modules()):
             return True
         return bool(super().is_leaf_module(m, module_qualified_name))
 
 
-def _traces(
-    model: nn.Module, layers: _Kinds, reach: _Kinds, train: bool
-) -> list[tuple[fx.Graph, nn.Module]]:
+def _traces(model: nn.Module, interest: _Kinds, train: bool) -> list[tuple[fx.Graph, nn.Module]]:
     """The graphs with all arguments unknown, and with the optional ones left at None."""
     shadow = _structural_copy(model).train(train)
     parameters = inspect.signature(shadow.forward).parameters.values()
     absent: dict[str, Any] = {p.name: None for p in parameters if p.default is None}
     with torch.random.fork_rng(devices=[]):
         return [
-            (_Tracer(layers, reach).trace(shadow, concrete_args=fixed), shadow)
+            (_Tracer(interest).trace(shadow, concrete_args=fixed), shadow)
             for fixed in ([None, absent] if absent else [None])
         ]
 

@@ -184,9 +184,17 @@ class FakeQuantLinear(FakeQuantLayer, nn.Linear):
     >>> y = layer(torch.randn(8, 64))
     """
 
+    rows_only: bool = False
+    """True once a BatchNorm is folded in: in a third dimension it would mean other channels."""
+
     def _check_input(self, x: Tensor) -> None:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"input of shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        if self.rows_only and x.dim() > 2:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}, expected (rows, {self.in_features}), since a "
+                "BatchNorm over the columns is folded in; use prepare_(..., fold_bn=False)"
+            )
 
     def _observed(self, x: Tensor) -> Tensor:
         q_w, w_scale = numerics.quantize_weight(self.effective_weight())

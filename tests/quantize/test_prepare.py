@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsekd.modules import is_own_hook, quant_spec, weight_mask
 from sparsekd.prune import NM, prune_
-from sparsekd.quantize import FakeQuantLinear, Int8, calibrate, prepare_, remove_
+from sparsekd.quantize import FakeQuantConv2d, FakeQuantLinear, Int8, calibrate, prepare_, remove_
 
 
 def mlp() -> nn.Sequential:
@@ -175,3 +175,91 @@ def test_half_weights_are_widened():
     assert torch.equal(layer(x), twin(x))
     layer(x).sum().backward()
     assert layer.weight.grad.dtype is torch.bfloat16
+
+
+def cnn() -> nn.Sequential:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 6),
+        nn.BatchNorm1d(6),
+    )
+    for norm in (model[1], model[5]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    return model
+
+
+def test_batch_norm_is_folded_before_the_weights_are_quantized():
+    model, x = cnn().eval(), torch.randn(5, 3, 6, 6)
+    wanted = model(x)
+    report = prepare_(model)
+    assert report.quantized == ("0", "4")
+    assert report.folded == (("1", "0"), ("5", "4"))
+    assert report.notes == ()
+    assert "1: folded into 0" in str(report)
+    assert [type(model[i]) for i in (0, 1, 4, 5)] == [
+        FakeQuantConv2d,
+        nn.Identity,
+        FakeQuantLinear,
+        nn.Identity,
+    ]
+    torch.testing.assert_close(model(x), wanted, rtol=0, atol=0.1)
+    model.train()(x).sum().backward()
+    assert model[0].bias.grad is not None
+
+
+def test_batch_norm_stays_on_request_and_before_layers_left_out():
+    model = cnn()
+    assert prepare_(model, fold_bn=False).folded == ()
+    assert type(model[1]) is nn.BatchNorm2d
+    model = cnn()
+    assert prepare_(model, exclude="0").folded == (("5", "4"),)
+    assert type(model[1]) is nn.BatchNorm2d
+
+
+def test_pruning_before_or_after_folding_is_the_same():
+    first = cnn().eval()
+    second, x = copy.deepcopy(first), torch.randn(5, 3, 6, 6)
+    prune_(first, NM(1, 2))
+    prepare_(first)
+    prepare_(second)
+    prune_(second, NM(1, 2))
+    assert torch.equal(weight_mask(first[0]), weight_mask(second[0]))
+    assert torch.equal(first(x), second(x))
+
+
+def test_a_folded_linear_takes_rows_only():
+    # BatchNorm1d over [batch, 6, 6] means channels in dimension 1, not the columns of the Linear.
+    model = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
+    prepare_(model)
+    assert model(torch.randn(4, 6)).shape == (4, 6)
+    with pytest.raises(ValueError, match=r"layer '0': input of shape \(4, 6, 6\).*fold_bn=False"):
+        model(torch.randn(4, 6, 6))
+
+
+def test_the_report_says_why_a_batch_norm_stays():
+    model = cnn()
+    model[1].register_forward_hook(lambda *_: None)
+    report = prepare_(model)
+    (note,) = report.notes
+    assert note.startswith("1: BatchNorm stays, it or the layer carries")
+    assert note in str(report)
+
+
+def test_the_report_says_when_the_data_flow_is_not_known():
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = cnn()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.body(x)
+            return y if bool(y.sum() > 0) else -y
+
+    report = prepare_(Branching())
+    assert len(report.folded) == 2
+    (note,) = report.notes
+    assert "could not be traced, so BatchNorm was folded only inside nn.Sequential (" in note
