@@ -35,6 +35,7 @@ inline bool same(float a, float b) {
 // outputs are mostly zeros proves nothing.
 struct Coverage {
   std::int64_t results = 0, telling = 0;
+  bool threaded = false;  // more than one thread took part
 
   void count(bool telling_result) {
     ++results;

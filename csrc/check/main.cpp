@@ -22,6 +22,9 @@ namespace {
 // At least so many of an operation's problems with any results must be able to tell a difference:
 // half of their results are not what a kernel that does nothing would give.
 constexpr int kTellingPercent = 40;
+// At least so many problems of a whole layer must really have run on several threads; the others
+// are small, or ask for one.
+constexpr int kThreadedPercent = 5;
 // Fewer problems than this on an instruction set need not reach every operation.
 constexpr std::uint64_t kSmallRun = 1000;
 
@@ -103,7 +106,7 @@ std::string repro_line(const Options& options, const std::string& isa, std::uint
 
 // What ran on one instruction set, by operation.
 struct Count {
-  std::int64_t problems = 0, empty = 0, telling = 0, results = 0;
+  std::int64_t problems = 0, empty = 0, telling = 0, threaded = 0, results = 0;
 };
 using Tally = std::array<Count, kOps>;
 
@@ -120,6 +123,7 @@ bool passes(const Options& options, const std::string& isa, std::uint64_t index,
     ++count.problems;
     count.results += coverage.results;
     count.empty += coverage.results == 0;
+    count.threaded += coverage.threaded;
     count.telling += coverage.telling > 0 && 2 * coverage.telling >= coverage.results;
     return true;
   } catch (const std::exception& error) {
@@ -136,9 +140,9 @@ bool report(const std::string& isa, std::uint64_t problems, const Tally& tally) 
   for (int op = 0; op < kOps; ++op) {
     const Count& c = tally[static_cast<std::size_t>(op)];
     const char* name = name_of(static_cast<Op>(op));
-    std::printf("  %-20s %6lld problems, %6lld telling, %10lld results\n", name,
+    std::printf("  %-20s %6lld problems, %6lld telling, %5lld threaded, %10lld results\n", name,
                 static_cast<long long>(c.problems), static_cast<long long>(c.telling),
-                static_cast<long long>(c.results));
+                static_cast<long long>(c.threaded), static_cast<long long>(c.results));
     if (problems < kSmallRun) continue;
     if (c.problems == 0) std::printf("FAIL: no problem of %s ran on %s\n", name, isa.c_str());
     // A sparse weight is mostly zeros: of the formats, that is no fault.
@@ -146,7 +150,11 @@ bool report(const std::string& isa, std::uint64_t problems, const Tally& tally) 
         static_cast<Op>(op) == Op::format_windowed_s8 || static_cast<Op>(op) == Op::format_dense_s8;
     const bool tells = format || 100 * c.telling >= kTellingPercent * (c.problems - c.empty);
     if (!tells) std::printf("FAIL: too few problems of %s could tell a difference\n", name);
-    enough = enough && c.problems > 0 && tells;
+    const bool linear =
+        static_cast<Op>(op) == Op::linear_windowed_s8 || static_cast<Op>(op) == Op::linear_dense_s8;
+    const bool threads = !linear || 100 * c.threaded >= kThreadedPercent * c.problems;
+    if (!threads) std::printf("FAIL: too few problems of %s used several threads\n", name);
+    enough = enough && c.problems > 0 && tells && threads;
   }
   return enough;
 }

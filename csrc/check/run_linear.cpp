@@ -1,5 +1,6 @@
 // The whole operation of ops/linear.h, as a caller sees it.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -86,6 +87,31 @@ LinearS8 make_layer(const Problem& p, const LinearData& data) {
                   data.scale.data(), data.bias_or_null(), data.quant, p.activation);
 }
 
+// A table whose epilogue notes the threads that call it: most problems are small and run on one,
+// whatever they ask for, and the run must tell if all did.
+class ThreadWatch {
+ public:
+  explicit ThreadWatch(const KernelTable& table) : table_(table) {
+    inner = table.epilogue_fp32;
+    table_.epilogue_fp32 = [](const EpilogueFp32& job) {
+      thread_local int last_watch = 0;
+      if (last_watch != watch) ++threads;
+      last_watch = watch;
+      inner(job);
+    };
+    ++watch;
+    threads = 0;
+  }
+  const KernelTable& table() const { return table_; }
+  bool several() const { return threads > 1; }
+
+ private:
+  static inline void (*inner)(const EpilogueFp32&) = nullptr;
+  static inline int watch = 0;
+  static inline std::atomic<int> threads{0};
+  KernelTable table_;
+};
+
 // What the scalar kernels give, on one thread, all rows in one call.
 std::vector<float> scalar_result(const Problem& p, const LinearData& data) {
   std::vector<float> y(size(p.rows * p.outputs));
@@ -103,6 +129,7 @@ Coverage run_linear(const Problem& p, const Subject& subject) {
   if (approximate && !subject.is_scalar) scalar = scalar_result(p, data);
 
   Coverage coverage;
+  const ThreadWatch watch(subject.table);
   const std::int64_t y_stride = p.outputs + p.out_gap;
   const std::int64_t y_size = extent(p.rows, p.outputs, y_stride);
   for (const Side side : {Side::end, Side::start}) {
@@ -116,7 +143,7 @@ Coverage run_linear(const Problem& p, const Subject& subject) {
       const auto forward = [&](std::int64_t begin, std::int64_t end) {
         layer.forward({x + begin * data.x_stride, end - begin, data.x_stride, y + begin * y_stride,
                        y_stride, p.threads},
-                      &subject.table);
+                      &watch.table());
       };
       if (p.split > 0) forward(0, p.split);
       forward(p.split, p.rows);
@@ -133,6 +160,7 @@ Coverage run_linear(const Problem& p, const Subject& subject) {
       }
     }
   }
+  coverage.threaded = watch.several();
   return coverage;
 }
 
