@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 
 from sparsekd import nn as engine
 from sparsekd import numerics
 from sparsekd.quantize import calibrate, prepare_
 from sparsekd.spec import Int8, Unstructured
 
-__all__ = ["expected", "float_linear", "linear", "static_linear"]
+__all__ = ["expected", "float_linear", "linear", "static_linear", "through_op"]
 
 
 def float_linear(
@@ -48,6 +49,13 @@ def static_linear(
     prepare_(model, Int8("static"))
     calibrate(model, [torch.linspace(low, 4.0, 3 * inputs).reshape(3, inputs)])
     return engine.Linear.from_float(model[0], kernel=kernel)
+
+
+def through_op(layer: nn.Module, x: object) -> Tensor:
+    """The layer's result by way of the registered op: any mode keeps it off the direct path."""
+    with BaseTorchFunctionMode():
+        y: Tensor = layer(x)
+    return y
 
 
 def expected(layer: engine.Linear, x: Tensor) -> Tensor:

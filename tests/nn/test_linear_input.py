@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from linear_layers import expected, float_linear, linear, static_linear
+from linear_layers import expected, float_linear, linear, static_linear, through_op
 from torch import Tensor, nn
 
 from sparsekd import backend
@@ -30,7 +30,7 @@ def check(layer: engine.Linear, x: Tensor) -> None:
     assert y.dtype is torch.float32
     assert y.is_contiguous()
     assert torch.equal(y, wanted)
-    assert torch.equal(layer._run_op(x), wanted)
+    assert torch.equal(through_op(layer, x), wanted)
     assert torch.equal(x, before)
 
 
@@ -153,14 +153,14 @@ def test_wrong_dtype(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match=rf"Linear\(70, 37\): input of dtype {dtype}, expected"):
         layer(torch.zeros(2, INPUTS, dtype=dtype))
     with pytest.raises(TypeError, match=rf"linear: input of dtype {dtype}, expected"):
-        layer._run_op(torch.zeros(2, INPUTS, dtype=dtype))
+        through_op(layer, torch.zeros(2, INPUTS, dtype=dtype))
 
 
 @pytest.mark.parametrize("shape", [(), (69,), (2, 71), (70, 2), (2, 0), (0, 71), (2, 3, 1)])
 def test_wrong_shape(shape: tuple[int, ...]) -> None:
     layer, x = linear(), torch.zeros(shape)
     text = str(shape).replace("(", r"\(").replace(")", r"\)")
-    for call in (layer, layer._run_op):
+    for call in (layer.__call__, lambda x: through_op(layer, x)):
         with pytest.raises(ValueError, match=rf"input of shape {text}, expected \(\.\.\., 70\)"):
             call(x)
 
