@@ -244,7 +244,7 @@ def unpack(
     native, (outputs, taps, channels) = require(), shape
     if fmt.kernel == "depthwise":
         return packed["values"].t().contiguous()[:, :, None]
-    arrays = [_array(name, packed[name]) for name in fmt.tensors]
+    arrays = [_weight_array(fmt, name, packed[name]) for name in fmt.tensors]
     if fmt.name == "windowed_f32":
         dense = native.unpack_windowed_f32(*arrays, window, outputs, channels, taps, groups)
     elif fmt.name == "csr_f32":
@@ -268,7 +268,7 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
         ValueError: a tensor breaks the format; the message names it.
     """
     native, activation = require(), settings.activation or "none"
-    weights = [_array(name, tensors[name]) for name in fmt.tensors]
+    weights = [_weight_array(fmt, name, tensors[name]) for name in fmt.tensors]
     bias = None if tensors["bias"] is None else _array("bias", tensors["bias"])
     conv = settings.geometry
     if fmt.dtype == "s8":
@@ -337,17 +337,27 @@ def _array(name: str, tensor: Tensor | None) -> Any:
     if tensor.device.type != "cpu":
         raise ValueError(f"{name}: on device {tensor.device}, expected the CPU")
     try:
-        if tensor.dtype is torch.bfloat16:
-            return tensor.detach().view(torch.int16).numpy().view("uint16")
-        array = tensor.detach().numpy()
-        # Words of positions: signed in a tensor, unsigned in C++.
-        return (
-            array.view(f"u{array.dtype}")
-            if name == "positions" and array.dtype.kind == "i"
-            else array
-        )
+        return tensor.detach().numpy()
     except TypeError as error:  # a dtype that numpy does not have
         raise ValueError(f"{name}: dtype {tensor.dtype} ({error})") from error
+
+
+def _weight_array(fmt: Format, name: str, tensor: Tensor | None) -> Any:
+    """A tensor of a format as the extension reads it: bits of bf16 and words of positions unsigned.
+
+    Tensors and files have no unsigned words, and numpy has no bf16.
+    """
+    stored = None
+    if fmt.dtype == "bf16" and name in ("values", "positions"):
+        stored = torch.bfloat16 if name == "values" else torch.int16
+    elif fmt.name == "windowed_f32" and name == "positions":
+        stored = torch.int32
+    if stored is None or tensor is None:
+        return _array(name, tensor)
+    if tensor.dtype is not stored:
+        raise ValueError(f"{name}: dtype {tensor.dtype}, expected {stored}")
+    signed = _array(name, tensor.view(torch.int16) if stored is torch.bfloat16 else tensor)
+    return signed.view(f"u{signed.dtype}")
 
 
 def _flat(array: Any) -> Any:

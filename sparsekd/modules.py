@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from sparsekd.spec import Int8
 
@@ -42,6 +43,9 @@ def select(
 ) -> list[tuple[str, nn.Module]]:
     """The modules of ``kinds`` that a verb acts on, in the model's order, each once.
 
+    The output projection of ``nn.MultiheadAttention`` is never among them: attention reads its weight
+    without calling it, so neither masks nor fake quantization would hold.
+
     Args:
         include: name globs or types; empty means all.
         exclude: name globs or types, taken off.
@@ -49,7 +53,11 @@ def select(
     Raises:
         ValueError: an include or exclude that matches no module of those kinds.
     """
-    named = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    named = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and not isinstance(module, NonDynamicallyQuantizableLinear)
+    ]
     chosen = [item for item in named if not include or _matches(item, _as_list(include))]
     dropped = _as_list(exclude)
     for selector in [*_as_list(include), *dropped]:

@@ -165,9 +165,13 @@ class _ConvNd(EngineModule):
             result: Tensor = ops.conv2d_op(self._format)(x, *arguments)
             return result
         handle = self._handle()
-        if self.kernel == "csr":
-            return ops.run_pointwise(handle, x)
-        return ops.run_conv2d(handle, self._geometry(), x)
+        try:
+            if self.kernel == "csr":
+                return ops.run_pointwise(handle, x)
+            return ops.run_conv2d(handle, self._geometry(), x)
+        except RuntimeError:  # sparse and such: looked at only now, so that it costs nothing
+            ops.check_indirect(x, self._where())
+            raise
 
     def _check_input(self, x: Tensor) -> None:
         if not ops.can_run_directly(x):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -298,7 +299,8 @@ def settle_window(scheme: Scheme, module: nn.Module, groups: int = 1) -> Scheme:
 
 def to_taps(weight: Tensor) -> Tensor:
     """[outputs, channels of a group, *kernel] to [outputs, taps, channels of a group]."""
-    return weight.movedim(1, -1).reshape(weight.shape[0], -1, weight.shape[1]).contiguous()
+    outputs, channels, *kernel = weight.shape
+    return weight.movedim(1, -1).reshape(outputs, math.prod(kernel), channels).contiguous()
 
 
 def _copy(key: str, tensor: object) -> Tensor | None:

@@ -110,7 +110,11 @@ class Linear(EngineModule):
             raise self._input_error(input)
         if input.requires_grad:
             self._refuse_gradient()
-        return ops.run_linear(self._handle(), input)
+        try:
+            return ops.run_linear(self._handle(), input)
+        except RuntimeError:  # sparse and such: looked at only now, so that it costs nothing
+            ops.check_indirect(input, self._where())
+            raise
 
     def int_weight(self) -> Tensor:
         """The quantized weight, int8 [out_features, in_features].
