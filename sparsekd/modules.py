@@ -43,8 +43,8 @@ def select(
 ) -> list[tuple[str, nn.Module]]:
     """The modules of ``kinds`` that a verb acts on, in the model's order, each once.
 
-    The output projection of ``nn.MultiheadAttention`` is never among them: attention reads its weight
-    without calling it, so neither masks nor fake quantization would hold.
+    The output projection of ``nn.MultiheadAttention`` is never among them: attention reads its
+    weight without calling it, so neither masks nor fake quantization would hold.
 
     Args:
         include: name globs or types; empty means all.
