@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 #: Module or package of sparsekd -> the others that it may import.
 _DATA = {"spec", "numerics", "modules"}
+_WIRING = {"flow", "folding"}  # how a model is put together; torch alone
 _ENGINE = {*_DATA, "backend", "ops"}
 PYTHON = {
     "spec": set(),
@@ -24,17 +25,19 @@ PYTHON = {
     "modules": {"spec"},
     "distill": _DATA,
     "prune": _DATA,
-    "quantize": _DATA,
+    "flow": _DATA,
+    "folding": {*_DATA, "flow"},
+    "quantize": {*_DATA, *_WIRING},
     "backend": {"spec"},
     "ops": {"backend", "spec"},
     "nn": _ENGINE,
     "environment": {"backend"},
     "benchmark": {"environment", "spec"},
     "doctor": {"backend", "environment"},
-    "convert": {*_ENGINE, "nn"},
+    "convert": {*_ENGINE, *_WIRING, "nn"},
     "verify": {*_ENGINE, "nn"},
     "tune": {*_ENGINE, "nn", "benchmark"},
-    "io": {*_ENGINE, "nn", "convert"},
+    "io": {*_ENGINE, *_WIRING, "nn", "convert"},
     "report": {"benchmark", "environment", "spec"},
 }
 _LIBRARY = set(PYTHON)
@@ -45,7 +48,17 @@ PYTHON["__main__"] = {"cli"}
 
 #: The training side and everything that `import sparsekd` may load: torch and nothing else at the
 #: top of a file, so that importing costs next to nothing.
-LIGHT = {*_ENGINE, "distill", "prune", "quantize", "nn", "convert", "verify", "environment"}
+LIGHT = {
+    *_ENGINE,
+    *_WIRING,
+    "distill",
+    "prune",
+    "quantize",
+    "nn",
+    "convert",
+    "verify",
+    "environment",
+}
 HEAVY = {"jsonargparse", "matplotlib", "numpy", "pydantic", "rich", "safetensors", "tqdm"}
 
 #: Folder of csrc -> the folders whose headers it may include.
