@@ -24,6 +24,7 @@ from sparsekd.backend import ConvGeometry, Format, LayerSettings
 __all__ = [
     "CachedLayer",
     "QuantizedOutput",
+    "as_fp32",
     "can_run_directly",
     "check_indirect",
     "conv2d_op",
@@ -78,6 +79,21 @@ def check_indirect(x: object, where: str) -> None:
             f"{where} runs inference only: forward-mode differentiation (jvp, jacfwd, dual_level) "
             "would get no tangent; differentiate the float model"
         )
+
+
+def as_fp32(x: Tensor, where: str) -> Tensor:
+    """x as fp32: in an autocast region half precision is widened, elsewhere it is an error.
+
+    The engine's arithmetic is its own; autocast only decides what the layers around it produce.
+
+    Raises:
+        TypeError: x is not fp32, and no autocast region explains it.
+    """
+    if x.dtype is torch.float32:
+        return x
+    if x.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu"):
+        return x.float()
+    raise TypeError(f"{where}: input of dtype {x.dtype}, expected torch.float32")
 
 
 def run_linear(handle: Any, x: Tensor) -> Tensor:

@@ -173,13 +173,13 @@ class _ConvNd(EngineModule):
             ops.check_indirect(x, self._where())
             raise
 
-    def _check_input(self, x: Tensor) -> None:
+    def _checked(self, x: Tensor) -> Tensor:
+        """The input as fp32 and of the right shape, or an error."""
         if not ops.can_run_directly(x):
             ops.check_indirect(x, self._where())
         if x.requires_grad:
             self._refuse_gradient()
-        if x.dtype is not torch.float32:
-            raise TypeError(f"{self._where()}: input of dtype {x.dtype}, expected torch.float32")
+        x = ops.as_fp32(x, self._where())
         if x.dim() not in (self.dims + 1, self.dims + 2) or x.shape[-self.dims - 1] != (
             self.in_channels
         ):
@@ -252,7 +252,7 @@ class Conv2d(_ConvNd):
     torch_kind = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input(input)
+        input = self._checked(input)
         return self._run(input) if input.dim() == 4 else self._run(input[None])[0]
 
 
@@ -269,7 +269,7 @@ class Conv1d(_ConvNd):
     torch_kind = nn.Conv1d
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input(input)
+        input = self._checked(input)
         batch = input if input.dim() == 3 else input[None]
         y = self._run(batch[:, :, None])[:, :, 0]
         return y if input.dim() == 3 else y[0]

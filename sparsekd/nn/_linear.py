@@ -97,17 +97,19 @@ class Linear(EngineModule):
     def forward(self, input: Tensor) -> Tensor:
         if not ops.can_run_directly(input):
             ops.check_indirect(input, self._where())
+            input = ops.as_fp32(input, self._where())
             if input.requires_grad:
                 self._refuse_gradient()
             arguments = (*self._buffers.values(), *ops.linear_arguments(self._settings))
             result: Tensor = ops.linear_op(self._format)(input, *arguments)
             return result
-        if (
-            input.dtype is not torch.float32
-            or input.dim() == 0
-            or input.shape[-1] != self.in_features
-        ):
-            raise self._input_error(input)
+        if input.dtype is not torch.float32:
+            input = ops.as_fp32(input, self._where())
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise ValueError(
+                f"{self._where()}: input of shape {tuple(input.shape)}, expected "
+                f"(..., {self.in_features})"
+            )
         if input.requires_grad:
             self._refuse_gradient()
         try:
@@ -142,10 +144,3 @@ class Linear(EngineModule):
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, {self._describe()}"
-
-    def _input_error(self, x: Tensor) -> Exception:
-        if x.dtype is not torch.float32:
-            return TypeError(f"{self._where()}: input of dtype {x.dtype}, expected torch.float32")
-        return ValueError(
-            f"{self._where()}: input of shape {tuple(x.shape)}, expected (..., {self.in_features})"
-        )

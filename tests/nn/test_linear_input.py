@@ -136,13 +136,14 @@ def test_a_subclass_goes_through_the_op() -> None:
     assert torch.equal(y.as_subclass(Tensor), expected(layer, x))
 
 
-def test_autocast_is_left_to_the_caller() -> None:
-    """The engine takes fp32; under autocast a torch layer before it gives bf16."""
+def test_autocast_changes_the_layers_around_it_alone() -> None:
+    """Under autocast a torch layer before it gives bf16, which the engine widens to fp32."""
     layer, x = linear(), torch.randn(3, INPUTS)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(layer(x), expected(layer, x))
-        with pytest.raises(TypeError, match=r"input of dtype torch\.bfloat16"):
-            layer(nn.Linear(3, INPUTS)(torch.randn(2, 3)))
+        half = nn.Linear(3, INPUTS)(torch.randn(2, 3))
+        assert half.dtype is torch.bfloat16
+        assert torch.equal(layer(half), expected(layer, half.float()))
 
 
 @pytest.mark.parametrize(
