@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 
 from sparsekd.modules import is_own_hook
 
-__all__ = ["Flow", "foreign_hooks", "holders", "read_flow", "weight_readers"]
+__all__ = ["Flow", "FoldedBatchNorm", "foreign_hooks", "holders", "read_flow", "weight_readers"]
 
 _Kinds = tuple[type[nn.Module], ...]
 
@@ -42,8 +42,8 @@ class Flow:
 
     Attributes:
         pairs: name of a layer -> name of the module that is the only user of its output, both
-            called exactly once and registered in one place. An ``nn.Identity`` in between is
-            looked through.
+            called exactly once and registered in one place. An ``nn.Identity`` or a
+            ``FoldedBatchNorm`` in between is looked through.
         direct_reads: names of layers whose parameters the forward code reads by itself.
         failure: why tracing failed, "" if it did not.
     """
@@ -51,6 +51,30 @@ class Flow:
     pairs: dict[str, str] = field(default_factory=dict)
     direct_reads: frozenset[str] = frozenset()
     failure: str = ""
+
+
+class FoldedBatchNorm(nn.Identity):
+    """Stands where a BatchNorm was that is part of a layer's weight and bias now.
+
+    It does nothing; it keeps what a reader, or a file, has to know to put it into a fresh model.
+
+    Args:
+        kind: class name of the BatchNorm, such as "BatchNorm2d".
+        num_features: its channels.
+        layer: name of the layer that took it in.
+
+    >>> FoldedBatchNorm("BatchNorm2d", 8, "conv1")
+    FoldedBatchNorm(BatchNorm2d(8) is part of 'conv1')
+    """
+
+    def __init__(self, kind: str, num_features: int, layer: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.num_features = num_features
+        self.layer = layer
+
+    def extra_repr(self) -> str:
+        return f"{self.kind}({self.num_features}) is part of {self.layer!r}"
 
 
 def read_flow(model: nn.Module, layers: _Kinds, *, reach: _Kinds = (), train: bool = False) -> Flow:
@@ -179,10 +203,10 @@ def _read(graph: fx.Graph, model: nn.Module, layers: _Kinds) -> tuple[dict[str, 
     names = {id(module): name for name, module in model.named_modules()}
     pairs: dict[str, str] = {}
     for node, module in calls.items():
-        if type(module) is nn.Identity:
+        if _does_nothing(module):
             continue
         before = _only_source(node)
-        while before is not None and type(calls.get(before)) is nn.Identity:
+        while before is not None and _does_nothing(calls.get(before)):
             before = _only_source(before)
         layer = None if before is None else calls.get(before)
         if isinstance(layer, layers) and times[id(layer)] == 1 == times[id(module)]:
@@ -190,6 +214,10 @@ def _read(graph: fx.Graph, model: nn.Module, layers: _Kinds) -> tuple[dict[str, 
     owners = (str(n.target).rpartition(".")[0] for n in graph.nodes if n.op == "get_attr")
     found = (model.get_submodule(owner) for owner in owners)
     return pairs, {names[id(layer)] for layer in found if isinstance(layer, layers)}
+
+
+def _does_nothing(module: nn.Module | None) -> bool:
+    return type(module) in (nn.Identity, FoldedBatchNorm)
 
 
 def _only_source(node: fx.Node) -> fx.Node | None:
@@ -206,7 +234,7 @@ def _sequential_pairs(
     for container in model.modules():
         if type(container) is not nn.Sequential:
             continue
-        children = [child for child in container if type(child) is not nn.Identity]
+        children = [child for child in container if not _does_nothing(child)]
         for layer, after in pairwise(children):
             if isinstance(layer, layers) and id(layer) in single and id(after) in single:
                 pairs[names[id(layer)]] = names[id(after)]

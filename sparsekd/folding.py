@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sparsekd.flow import Flow, foreign_hooks, holders, read_flow
+from sparsekd.flow import Flow, FoldedBatchNorm, foreign_hooks, holders, read_flow
 
-__all__ = ["BATCH_NORMS", "FOLDABLE", "find_folds", "fold_", "folded_parameters"]
+__all__ = ["BATCH_NORMS", "FOLDABLE", "FoldedBatchNorm", "find_folds", "fold_", "folded_parameters"]
 
 FOLDABLE: dict[type[nn.Module], type[nn.Module]] = {
     nn.Linear: nn.BatchNorm1d,
@@ -69,7 +69,7 @@ def find_folds(
 
 
 def fold_(model: nn.Module, pairs: Mapping[str, str]) -> None:
-    """Fold each BatchNorm into its layer and put an ``nn.Identity`` in its place.
+    """Fold each BatchNorm into its layer and put a :class:`FoldedBatchNorm` in its place.
 
     The weight stays the same parameter; a layer without a bias gets one.
 
@@ -92,7 +92,8 @@ def fold_(model: nn.Module, pairs: Mapping[str, str]) -> None:
             else:
                 layer.bias = nn.Parameter(bias.to(own.dtype), requires_grad=own.requires_grad)
         ((parent, key),) = places[id(norm)]
-        parent._modules[key] = nn.Identity().train(norm.training)
+        stand_in = FoldedBatchNorm(type(norm).__name__, norm.num_features, name)
+        parent._modules[key] = stand_in.train(norm.training)
 
 
 def folded_parameters(layer: nn.Module, norm: _BatchNorm) -> tuple[Tensor, Tensor]:

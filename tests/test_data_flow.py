@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from sparsekd.flow import foreign_hooks, holders, read_flow, weight_readers
+from sparsekd.flow import FoldedBatchNorm, foreign_hooks, holders, read_flow, weight_readers
 from sparsekd.prune import prune_
 
 CONV = (nn.Conv2d,)
@@ -18,6 +18,7 @@ class Wired(nn.Module):
         super().__init__()
         self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
         self.norm, self.pass_on = nn.BatchNorm2d(4), nn.Identity()
+        self.folded = FoldedBatchNorm("BatchNorm2d", 4, "a")
         self.use = use
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,6 +28,7 @@ class Wired(nn.Module):
 USES = {
     "alone": (lambda m, x: m.norm(m.a(x)), {"a": "norm"}),
     "through identity": (lambda m, x: m.norm(m.pass_on(m.a(x))), {"a": "norm"}),
+    "through what was folded": (lambda m, x: m.norm(m.folded(m.a(x))), {"a": "norm"}),
     "layers in a row": (lambda m, x: m.norm(m.b(m.a(x))), {"a": "b", "b": "norm"}),
     "used twice": (lambda m, x: (h := m.a(x)) + m.norm(h), {}),
     "identity used twice": (lambda m, x: (h := m.pass_on(m.a(x))) + m.norm(h), {}),

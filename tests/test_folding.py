@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekd.folding import find_folds, fold_, folded_parameters
+from sparsekd.folding import FoldedBatchNorm, find_folds, fold_, folded_parameters
 
 
 def trained(norm: nn.Module) -> nn.Module:
@@ -46,10 +46,21 @@ def test_the_folded_model_computes_the_same(name):
         pairs, stay, flow = find_folds(model, ["0"])
         assert (pairs, stay, flow.failure) == ({"0": "1"}, {}, "")
         fold_(model, pairs)
-        assert type(model[1]) is nn.Identity
+        assert type(model[1]) is FoldedBatchNorm
         assert model[0].weight is weight
         assert model[0].bias.requires_grad
         torch.testing.assert_close(model(x), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_folded_can_be_read_from_the_model():
+    model = copy.deepcopy(MODELS["conv2d"]().train())
+    fold_(model, {"0": "1"})
+    stand_in = model[1]
+    assert (stand_in.kind, stand_in.num_features, stand_in.layer) == ("BatchNorm2d", 8, "0")
+    assert str(stand_in) == "FoldedBatchNorm(BatchNorm2d(8) is part of '0')"
+    assert stand_in.training
+    assert str(copy.deepcopy(model)) == str(model)
+    assert list(model.state_dict()) == ["0.weight", "0.bias"]
 
 
 def test_the_formula_is_fp32_in_the_order_written_down():

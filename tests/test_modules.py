@@ -89,3 +89,8 @@ def test_select_on_a_single_layer():
         select(nn.Linear(2, 2), include="x")
     with pytest.raises(ValueError, match="the layers are: none"):
         select(nn.ReLU(), include="x")
+
+
+def test_select_leaves_the_projection_of_attention_alone():
+    model = nn.Sequential(nn.MultiheadAttention(4, 1), nn.Linear(4, 4))
+    assert [name for name, _ in select(model)] == ["1"]

@@ -68,7 +68,8 @@ def prepare_(
     A BatchNorm is folded first, since folding it later would change the integers: when it is the
     only user of a chosen layer's output (read with ``torch.fx``; where tracing fails, its neighbour
     in an ``nn.Sequential``) and both are called once, its running statistics go into the layer's
-    weight and bias (see :mod:`sparsekd.folding`), and an ``nn.Identity`` stands in its place. A
+    weight and bias (see :mod:`sparsekd.folding`), and a ``FoldedBatchNorm``, which does nothing,
+    stands in its place. A
     layer without a bias gets one, so make the optimizer afterwards. Pruning before or after
     remains the same for n:m patterns; other scores compare the folded weights of several outputs.
 

@@ -43,7 +43,7 @@ def convert_student() -> nn.Module:
     with torch.no_grad():
         first.weight.mul_(first.weight_mask)
     prepare_(model, Int8("static"), include="body.0")
-    prepare_(model, Int8(), include="body.2")
+    prepare_(model, Int8(), include="body.2", fold_bn=False)
     calibrate(model, [torch.randn(64, 40)])
     return convert(model)
 
