@@ -4,6 +4,7 @@
 """
 
 from .images import image_model
+from .minilm import minilm
 from .mobilenet_v2 import mobilenet_v2
 from .resnet import resnet18, resnet50
 
@@ -11,4 +12,5 @@ MODELS = {
     "resnet18": image_model(resnet18, stem="conv1"),
     "resnet50": image_model(resnet50, stem="conv1"),
     "mobilenetv2": image_model(mobilenet_v2, stem="features.0.0"),
+    "minilm": minilm(),
 }
