@@ -97,17 +97,7 @@ def prepare_(
     if not isinstance(scheme, Int8):
         raise TypeError(f"scheme must be an Int8, got {scheme!r}")
     chosen, done, skipped = _choose(model, scheme, include, exclude)
-    pairs: dict[str, str] = {}
-    notes: list[str] = []
-    if fold_bn:
-        pairs, stay, flow = find_folds(model, [name for name, _ in chosen])
-        notes = [f"{norm}: BatchNorm stays, {reason}" for norm, reason in stay.items()]
-        if flow.failure:
-            notes.append(
-                "the data flow could not be traced, so BatchNorm was folded only inside "
-                f"nn.Sequential ({flow.failure})"
-            )
-    fold_(model, pairs)
+    pairs, notes = _fold(model, chosen) if fold_bn else ({}, ())
     for name, module in chosen:
         module.__class__ = _FAKE[type(module)]
         assert isinstance(module, FakeQuantLayer)
@@ -118,7 +108,7 @@ def prepare_(
         (*done, *(name for name, _ in chosen)),
         tuple(skipped),
         tuple((norm, layer) for layer, norm in pairs.items()),
-        tuple(notes),
+        notes,
     )
 
 
@@ -154,6 +144,21 @@ def _check(name: str, module: nn.Module) -> None:
         raise ValueError(
             f"layer {name!r}: padding_mode {mode!r}, expected 'zeros'; leave it out with exclude"
         )
+
+
+def _fold(
+    model: nn.Module, chosen: list[tuple[str, nn.Module]]
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Fold what can be folded into the chosen layers: (layer -> BatchNorm, notes)."""
+    pairs, stay, flow = find_folds(model, [name for name, _ in chosen])
+    fold_(model, pairs)
+    notes = [f"{norm}: BatchNorm stays, {reason}" for norm, reason in stay.items()]
+    if flow.failure:
+        notes.append(
+            "the data flow could not be traced, so BatchNorm was folded only inside "
+            f"nn.Sequential ({flow.failure})"
+        )
+    return pairs, tuple(notes)
 
 
 def _choose(
