@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from sparsekd import backend, ops
@@ -188,6 +187,7 @@ class _ConvNd(EngineModule):
                 f"{self._where()}: input of shape {tuple(x.shape)}, expected "
                 f"([batch,] {self.in_channels}, {sizes})"
             )
+        return x
 
     def _geometry(self) -> backend.ConvGeometry:
         geometry = self._settings.geometry
