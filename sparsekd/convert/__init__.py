@@ -5,20 +5,26 @@ every leaf module; ``to_float`` goes the other way.
 """
 
 from sparsekd.convert._checks import refuse_hooks
-from sparsekd.convert._convert import KERNELS, convert
-from sparsekd.convert._flow import activation_name, holders
+from sparsekd.convert._choose import KERNELS
+from sparsekd.convert._convert import convert
+from sparsekd.convert._fuse import activation_name
+from sparsekd.convert._kinds import EngineLayer, Sizes, engine_of, sizes_of
 from sparsekd.convert._report import ConversionReport, ConversionRow
-from sparsekd.convert._restore import FusedActivation, substitute, to_float
+from sparsekd.convert._restore import FoldedNorm, FusedActivation, substitute, to_float
 
 __all__ = [
     "KERNELS",
     "ConversionReport",
     "ConversionRow",
+    "EngineLayer",
+    "FoldedNorm",
     "FusedActivation",
+    "Sizes",
     "activation_name",
     "convert",
-    "holders",
+    "engine_of",
     "refuse_hooks",
+    "sizes_of",
     "substitute",
     "to_float",
 ]

@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
-from sparsekd.flow import foreign_hooks, weight_readers
+from sparsekd import backend
+from sparsekd.convert._kinds import LAYERS, TorchLayer, sizes_of
+from sparsekd.flow import foreign_hooks
 from sparsekd.modules import quant_spec
 
-__all__ = ["foreign_hooks", "refuse_hooks", "refuse_outside_ties", "weight_readers", "why_torch"]
+__all__ = ["refuse_hooks", "refuse_outside_ties", "why_torch"]
 
 
 def refuse_hooks(layers: Mapping[str, nn.Module]) -> None:
@@ -23,11 +26,18 @@ def refuse_hooks(layers: Mapping[str, nn.Module]) -> None:
     listed = [
         f"{name!r} ({', '.join(dict.fromkeys(what))})" for name, what in found.items() if what
     ]
-    if listed:
-        raise ValueError(
-            f"replacing {', '.join(listed)} would drop what is attached there; remove it first, or "
-            "leave the layer out of the conversion with exclude"
+    if not listed:
+        return
+    remedy = ""
+    if any(parametrize.is_parametrized(module) for module in layers.values()):
+        remedy = (
+            " (torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') makes a "
+            "parametrized weight plain)"
         )
+    raise ValueError(
+        f"replacing {', '.join(listed)} would drop what is attached there; remove it first"
+        f"{remedy}, or leave the layer out of the conversion with exclude"
+    )
 
 
 def refuse_outside_ties(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -51,11 +61,12 @@ def refuse_outside_ties(model: nn.Module, layers: Mapping[str, nn.Module]) -> No
                 )
 
 
-def why_torch(module: nn.Linear) -> str:
+def why_torch(module: TorchLayer) -> str:
     """Why the engine can not stand for this layer; "" where it can."""
     quantized = quant_spec(module) is not None
-    if not quantized and type(module) is not nn.Linear:
-        return f"{type(module).__name__} is a subclass of nn.Linear and may compute something else"
+    if not quantized and type(module) not in LAYERS:
+        kind = next(kind.__name__ for kind in LAYERS if isinstance(module, kind))
+        return f"{type(module).__name__} is a subclass of nn.{kind} and may compute something else"
     weight, bias = module.weight, module.bias
     for tensor in (weight, bias):
         if tensor is not None and tensor.device.type != "cpu":
@@ -65,7 +76,35 @@ def why_torch(module: nn.Linear) -> str:
     extra = _extra(module._parameters, {"weight", "bias"}) + _extra(module._modules, set())
     if not quantized:  # a fake-quantized layer has buffers of its own: ranges and observers
         extra += _extra(module._buffers, {"weight_mask"})
-    return f"it holds more than a weight and a bias: {', '.join(extra)}" if extra else ""
+    if extra:
+        return f"it holds more than a weight and a bias: {', '.join(extra)}"
+    return "" if isinstance(module, nn.Linear) else _why_not_conv(module)
+
+
+def _why_not_conv(module: nn.Conv1d | nn.Conv2d) -> str:
+    if module.padding_mode != "zeros":
+        return f"padding_mode {module.padding_mode!r}; the engine pads with zeros"
+    sizes = sizes_of(module)
+    kernel, stride, dilation = (
+        _pair(sizes[key], 1) for key in ("kernel_size", "stride", "dilation")
+    )
+    padding = sizes["padding"]
+    height, width = (0, 0) if isinstance(padding, str) else _pair(padding, 0)
+    channels = (module.in_channels, module.out_channels)
+    pads = (height, height, width, width)
+    try:
+        geometry = (channels, kernel, stride, dilation, pads, module.groups)
+        backend.ConvGeometry(*geometry).native()
+    except ValueError as error:
+        return f"the engine has no such convolution ({error})"
+    return ""
+
+
+def _pair(value: object, first: int) -> tuple[int, int]:
+    """(height, width) of one or two sizes; ``first`` is the height of a Conv1d."""
+    assert isinstance(value, list)
+    height, width = value if len(value) == 2 else (first, *value)
+    return height, width
 
 
 def _extra(names: Iterable[str], known: set[str]) -> list[str]:

@@ -4,64 +4,77 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from sparsekd.convert._checks import (
-    foreign_hooks,
-    refuse_hooks,
-    refuse_outside_ties,
-    weight_readers,
-    why_torch,
-)
-from sparsekd.convert._flow import Flow, activation_name, read_flow
-from sparsekd.convert._report import ConversionReport, ConversionRow
-from sparsekd.convert._restore import FusedActivation, substitute
-from sparsekd.modules import Selector, quant_spec, select, weight_mask
-from sparsekd.nn import Linear
-from sparsekd.spec import Int8
+from sparsekd.convert._checks import refuse_hooks, refuse_outside_ties, why_torch
+from sparsekd.convert._choose import KERNELS, check_kernel, choose
+from sparsekd.convert._fuse import Chains, activation_name, folded_twin, read_chains
+from sparsekd.convert._kinds import LAYERS, EngineLayer, TorchLayer, engine_of
+from sparsekd.convert._restore import FoldedNorm, FusedActivation, substitute
+from sparsekd.convert._rows import report_of
+from sparsekd.convert._sources import plain_layers, view_of
+from sparsekd.convert._ties import share_ties
+from sparsekd.flow import FoldedBatchNorm, foreign_hooks, weight_readers
+from sparsekd.modules import Selector, quant_spec, select
+from sparsekd.spec import Bf16, Fp32, Int8, Scheme
 
 __all__ = ["KERNELS", "convert"]
 
-KERNELS = ("auto", "windowed", "dense", "torch")
-_SCHEMES = {"auto": None, "int8": Int8(), "int8:static": Int8("static")}
+_SCHEMES: dict[str, Scheme | None] = {
+    "auto": None,
+    "int8": Int8(),
+    "int8:static": Int8("static"),
+    "fp32": Fp32(),
+    "bf16": Bf16(),
+}
 
-# A windowed group of 16 outputs x 4 inputs stores a position beside each value, so up to half of
-# dense's groups it takes no more bytes; with AVX512-VBMI that is also about where it becomes the
-# faster one. Older instruction sets cross over at fewer groups. The choice does not look at the
-# CPU, so that the same model always converts to the same file.
-_WINDOWED_SHARE = 0.5
 
+@dataclass
+class _Plan:
+    """What conversion will do, by the names of modules.
 
-@dataclass(frozen=True)
-class _Planned:
-    """One layer to be replaced: its engine layer and what the report says of it."""
+    Attributes:
+        view: the model with plain weights; the model itself where they were plain already.
+        layers: layers to be replaced, in the view.
+        stay: by id in the view, why a layer or a BatchNorm stays.
+        engines, reasons: engine layer and why it has this kernel, by name of the layer.
+        folds, fused: BatchNorm and activation that run inside a layer, by name of the layer.
+    """
 
-    engine: Linear
-    reason: str
+    view: nn.Module
+    layers: dict[str, TorchLayer] = field(default_factory=dict)
+    stay: dict[int, str] = field(default_factory=dict)
+    engines: dict[str, EngineLayer] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    folds: dict[str, str] = field(default_factory=dict)
+    fused: dict[str, str] = field(default_factory=dict)
 
 
 def convert(
     model: nn.Module,
     example_inputs: object = None,
     *,
-    scheme: Int8 | str = "auto",
+    scheme: Scheme | str = "auto",
     kernel: str = "auto",
     include: Selector | Iterable[Selector] = (),
     exclude: Selector | Iterable[Selector] = (),
     allow_float: bool = False,
     inplace: bool = False,
 ) -> nn.Module:
-    """Put the engine's layers in the place of ``nn.Linear``, where that changes nothing.
+    """Put the engine's layers in the place of ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d``.
 
-    Masks are applied first. An activation module (``nn.ReLU``, ``nn.GELU()``, ``nn.SiLU``) is taken
-    into the layer before it when it is the only user of that layer's output and both are called
-    exactly once; an ``nn.Identity`` stays in its place. Activation functions (``F.relu``) are part
-    of the forward code and stay. Layers that can not be converted stay as they are, with the
-    reason in the report. The result is in eval mode, and to be called without gradients
+    Masks are applied first; weights may be sparse tensors or pruned with ``torch.nn.utils.prune``.
+    What follows a layer runs inside it where it is the only user of the layer's output and both
+    are called exactly once: a BatchNorm after a float layer (its running statistics go into weight
+    and bias), then an activation module (``nn.ReLU``, ``nn.ReLU6``, ``nn.GELU()``, ``nn.SiLU``,
+    ``nn.Hardswish``). An ``nn.Identity`` stays in their place. Activation functions (``F.relu``)
+    are part of the forward code and stay. Layers that can not be converted stay as they are, with
+    the reason in the report. The result is in eval mode, and to be called without gradients
     (``torch.inference_mode()``): the engine does not train.
 
     Args:
@@ -69,10 +82,14 @@ def convert(
         example_inputs: a tensor, a tuple (positional) or a dict (keywords) that the converted model
             is run on once, so that a model which reads a replaced weight by itself fails here.
         scheme: "auto" takes each layer's own fake-quant scheme and leaves float layers alone;
-            "int8" or ``Int8()`` converts float layers too, with dynamic activations.
-        kernel: "windowed" (sparse weights), "dense", "torch" (leave the layers as they are), or
-            "auto": windowed where it packs into at most half of dense's groups (then it takes no
-            more bytes), else dense; a rule of thumb for AVX512-VBMI, not a measurement.
+            "int8" or ``Int8()`` converts float layers too, with dynamic activations; "fp32" and
+            "bf16" convert those float layers that are sparse enough, or every channel of which is
+            a group of its own (fp32).
+        kernel: a kernel of the scheme (int8: "windowed", "dense", "depthwise"; fp32: "windowed",
+            "csr", "depthwise"; bf16: "windowed"), "torch" (leave the layers as they are), or
+            "auto", rules of thumb that are not measured. int8: windowed where it packs into at most
+            half of dense's groups, "depthwise" where each channel is a group, else dense. fp32:
+            csr from 95 % zeros on (Linear, 1x1), windowed from 60 %, else torch; bf16 likewise.
         include, exclude: layers by name glob or type; see :func:`sparsekd.modules.select`.
         allow_float: let ``kernel="torch"`` leave a float layer in float although an int8 scheme
             was asked for. The rule of thumb never does.
@@ -82,9 +99,10 @@ def convert(
         the converted model; its ``sparsekd_report`` has a row for every leaf module.
 
     Raises:
-        ValueError: an unknown scheme or kernel, a selector that matches nothing, foreign hooks on
-            a layer to be replaced, a tie to a tensor that stays, weights that are not finite, a
-            static scheme without calibrated ranges.
+        ValueError: an unknown scheme or kernel, or one that does not go with the other or with a
+            layer, a selector that matches nothing, foreign hooks on a layer to be replaced, a tie
+            to a tensor that stays, weights that are not finite, a static scheme without
+            calibrated ranges.
         TypeError: ``model`` is no module or can not be copied.
         RuntimeError: the converted model fails on ``example_inputs``.
 
@@ -92,25 +110,17 @@ def convert(
     >>> print(converted.sparsekd_report)
     """
     wanted = _check_arguments(model, scheme, kernel, allow_float)
-    chosen = {id(module) for _, module in select(model, include, exclude)}
-    flow = read_flow(model)
-    layers, stay = _sort(model, chosen, wanted, kernel, flow)
-    refuse_hooks(layers)
-    refuse_outside_ties(model, layers)
-    fused = {
-        name: act
-        for name, act in flow.pairs.items()
-        if name in layers and not foreign_hooks(model.get_submodule(act))
-    }
-    acts = {name: model.get_submodule(act) for name, act in fused.items()}
-    planned = {
-        name: _pack(name, layer, wanted, kernel, acts.get(name)) for name, layer in layers.items()
-    }
-    _share_ties(layers, planned)
-    report = _report(model, planned, fused, stay, flow)
-    new: dict[int, nn.Module] = {id(layers[name]): plan.engine for name, plan in planned.items()}
-    for name, module in acts.items():
-        new[id(module)] = FusedActivation(copy.deepcopy(module), planned[name].engine)
+    twins = plain_layers(model)
+    plan = _Plan(view_of(model, twins))
+    chosen = {id(module) for _, module in select(plan.view, include, exclude, LAYERS)}
+    chains = read_chains(plan.view)
+    _sort(plan, chosen, wanted, kernel, chains)
+    for name in list(plan.layers):
+        _pack(plan, name, wanted, kernel, chains, _is_sparse(model.get_submodule(name)))
+    refuse_hooks(plan.layers)
+    refuse_outside_ties(model, {name: model.get_submodule(name) for name in plan.layers})
+    share_ties(plan.layers, plan.engines)
+    new = _replacements(model, plan)
     flags = [(module, module.training) for module in model.modules()]
     result = substitute(model, new, inplace=inplace).eval()
     if example_inputs is not None:
@@ -120,13 +130,17 @@ def convert(
             if inplace:
                 _undo(model, new, flags)
             raise
-    result.sparsekd_report = report  # type: ignore[assignment]
+    absorbed = {norm: ("folded", name) for name, norm in plan.folds.items()}
+    absorbed.update((act, ("fused", name)) for name, act in plan.fused.items())
+    result.sparsekd_report = report_of(  # type: ignore[assignment]
+        plan.view, plan.engines, plan.reasons, absorbed, plan.stay, chains.failure
+    )
     return result
 
 
 def _check_arguments(
-    model: nn.Module, scheme: Int8 | str, kernel: str, allow_float: bool
-) -> Int8 | None:
+    model: nn.Module, scheme: Scheme | str, kernel: str, allow_float: bool
+) -> Scheme | None:
     """The scheme asked for, None for "auto"."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert needs an nn.Module, got {type(model).__name__}")
@@ -134,12 +148,14 @@ def _check_arguments(
         raise ValueError(f"unknown kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
     if isinstance(scheme, str) and scheme in _SCHEMES:
         wanted = _SCHEMES[scheme]
-    elif isinstance(scheme, Int8):
+    elif isinstance(scheme, (Int8, Fp32, Bf16)):
         wanted = scheme
     else:
         choices = ", ".join(map(repr, _SCHEMES))
-        raise ValueError(f"unknown scheme {scheme!r}; choose one of {choices} or an Int8(...)")
-    if kernel == "torch" and wanted is not None and not allow_float:
+        raise ValueError(f"unknown scheme {scheme!r}; choose one of {choices} or a scheme object")
+    if wanted is not None:
+        check_kernel(wanted, kernel)
+    if kernel == "torch" and isinstance(wanted, Int8) and not allow_float:
         raise ValueError(
             "kernel='torch' would leave float layers in float although scheme asks for int8; "
             "pass allow_float=True if that is meant"
@@ -148,153 +164,122 @@ def _check_arguments(
 
 
 def _sort(
-    model: nn.Module, chosen: set[int], wanted: Int8 | None, kernel: str, flow: Flow
-) -> tuple[dict[str, nn.Linear], dict[int, str]]:
-    """(layers to be replaced by name, reason by id of those that stay torch)."""
-    layers: dict[str, nn.Linear] = {}
-    stay: dict[int, str] = {}
-    readers = weight_readers(model)
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
+    plan: _Plan, chosen: set[int], wanted: Scheme | None, kernel: str, chains: Chains
+) -> None:
+    """Find the layers to be replaced, and the reasons of those that stay torch."""
+    readers = weight_readers(plan.view)
+    for norm, reason in chains.unfolded.items():
+        plan.stay[id(plan.view.get_submodule(norm))] = f"not folded: {reason}"
+    for name, module in plan.view.named_modules():
+        if not isinstance(module, LAYERS):
             continue
         spec = quant_spec(module) or wanted
-        if id(module) not in chosen:
-            stay[id(module)] = "left out by include or exclude"
-        elif id(module) in readers:
-            stay[id(module)] = f"{readers[id(module)]} reads its weight instead of calling it"
-        elif name in flow.direct_reads:
-            stay[id(module)] = "the forward code reads its weight by itself"
+        if id(module) in readers:
+            reason = f"{readers[id(module)]} reads its weight instead of calling it"
+            plan.stay[id(module)] = reason
+        elif id(module) not in chosen:
+            plan.stay[id(module)] = "left out by include or exclude"
+        elif name in chains.direct_reads:
+            plan.stay[id(module)] = "the forward code reads its weight by itself"
         elif spec is None:
-            stay[id(module)] = (
-                "float layer: fp32 kernels are not in this version; ask with scheme='int8' or "
-                "quantize.prepare_ it"
+            plan.stay[id(module)] = (
+                "float layer: ask with scheme='int8', 'fp32' or 'bf16', or quantize.prepare_ it"
             )
         elif parametrize.is_parametrized(module):
-            layers[name] = module  # refused by name with the hooks
+            plan.layers[name] = module  # refused by name with the hooks
         elif reason := why_torch(module):
-            stay[id(module)] = reason
+            plan.stay[id(module)] = reason
         elif kernel == "torch":
-            flag = "" if quant_spec(module) else "; float although int8 was asked for"
-            stay[id(module)] = f"kernel='torch' leaves it{flag}"
+            lost = isinstance(wanted, Int8) and quant_spec(module) is None
+            flag = "; float although int8 was asked for" if lost else ""
+            plan.stay[id(module)] = f"kernel='torch' leaves it{flag}"
         else:
-            layers[name] = module
-    return layers, stay
+            plan.layers[name] = module
 
 
 def _pack(
-    name: str, layer: nn.Linear, wanted: Int8 | None, kernel: str, act: nn.Module | None
-) -> _Planned:
-    """Build the engine layer and say why it has this kernel."""
+    plan: _Plan, name: str, wanted: Scheme | None, kernel: str, chains: Chains, was_sparse: bool
+) -> None:
+    """Build a layer's engine layer, with what follows it, or decide that it stays torch."""
+    layer = plan.layers[name]
     own = quant_spec(layer)
-    if own is None and wanted is not None and wanted.activations == "static":
+    scheme = own or wanted
+    assert scheme is not None  # _sort left the others out
+    if own is None and isinstance(scheme, Int8) and scheme.activations == "static":
         raise ValueError(
             f"layer {name!r}: static activations need calibrated ranges and a float layer has "
             "none; run quantize.prepare_(model, scheme) and quantize.calibrate(model, data) first"
         )
-    activation = None if act is None else activation_name(act)
+    check_kernel(scheme, kernel, f"layer {name!r}: ")
+    norm = chains.norms.get(
+        name
+    )  # of float layers alone: it would change a prepared one's integers
+    source = layer if norm is None else folded_twin(layer, plan.view.get_submodule(norm))
+    act = _activation_after(plan.view, norm or name, chains)
+    kind: Any = engine_of(layer)
 
-    def build(choice: str) -> Linear:
-        scheme = None if own else wanted
-        return Linear.from_float(
-            layer, scheme=scheme, kernel=choice, activation=activation, name=name
-        )
-
-    if kernel != "auto":
-        return _Planned(build(kernel), f"kernel={kernel!r} was asked for")
-    kept = 1.0 - (_sparsity(layer) or 0.0)
-    if kept > _WINDOWED_SHARE:  # then its windowed form can not be small enough either
-        return _Planned(build("dense"), f"{kept:.0%} of the weights kept (not measured)")
-    windowed = build("windowed")
-    share = _packed_share(windowed)
-    reason = f"packs into {share:.1%} of dense's groups (not measured)"
-    if share <= _WINDOWED_SHARE:
-        return _Planned(windowed, reason)
-    return _Planned(build("dense"), f"windowed {reason}")
-
-
-def _packed_share(windowed: Linear) -> float:
-    """Groups of 16 outputs x 4 inputs in the windowed form over those of the dense form."""
-    steps = windowed._buffers["values"]
-    dense = -(-windowed.out_features // 16) * -(-windowed.in_features // 4)
-    return 0.0 if steps is None else steps.shape[0] / max(dense, 1)
-
-
-def _share_ties(layers: Mapping[str, nn.Linear], planned: Mapping[str, _Planned]) -> None:
-    """Let engine layers whose float layers share a parameter share the packed buffers.
-
-    Raises:
-        ValueError: they pack differently, so that they can not stay tied.
-    """
-    for key in ("weight", "bias"):
-        first: dict[int, str] = {}
-        for name, layer in layers.items():
-            parameter = layer._parameters[key]
-            if parameter is None or first.setdefault(id(parameter), name) == name:
-                continue
-            other = first[id(parameter)]
-            ours, theirs = planned[name].engine, planned[other].engine
-            for buffer in _derived(ours, key) | _derived(theirs, key):
-                a, b = ours._buffers.get(buffer), theirs._buffers.get(buffer)
-                if not (isinstance(a, Tensor) and isinstance(b, Tensor) and torch.equal(a, b)):
-                    raise ValueError(
-                        f"layers {other!r} and {name!r} share one {key} but pack differently "
-                        "(another mask, scheme or kernel); make these equal or exclude both"
-                    )
-                ours._buffers[buffer] = b
-
-
-def _derived(layer: Linear, key: str) -> set[str]:
-    """The buffers of an engine layer that come from the float layer's weight or bias."""
-    inputs = {"bias", "input_scale", "input_zero_point"}
-    held = {name for name, buffer in layer._buffers.items() if buffer is not None}
-    return {"bias"} & held if key == "bias" else held - inputs
-
-
-def _report(
-    model: nn.Module,
-    planned: Mapping[str, _Planned],
-    fused: Mapping[str, str],
-    stay: Mapping[int, str],
-    flow: Flow,
-) -> ConversionReport:
-    """A row for every leaf, and for every module that owns parameters beside its children."""
-    into = {act: name for name, act in fused.items()}
-    rows = []
-    for name, module in model.named_modules():
-        kind = type(module).__name__
-        if name in planned:
-            engine = planned[name].engine
-            total = engine.out_features * engine.in_features
-            sparsity = 1.0 - engine.kept() / max(total, 1)
-            rows.append(
-                ConversionRow(
-                    name, kind, engine.kernel, engine.activation, sparsity, planned[name].reason
-                )
+    def build(choice: str) -> EngineLayer:
+        activation = None if act is None else activation_name(plan.view.get_submodule(act))
+        try:
+            made: EngineLayer = kind.from_float(
+                source, scheme=scheme, kernel=choice, activation=activation, name=name
             )
-        elif name in into or isinstance(module, FusedActivation):
-            where = repr(into[name]) if name in into else "the engine layer before"
-            rows.append(ConversionRow(name, kind, "fused", None, None, f"runs in {where}"))
-        elif isinstance(module, (Linear, nn.Linear)) or not module._modules or module._parameters:
-            reason = "already an engine layer" if isinstance(module, Linear) else ""
-            reason = reason or stay.get(id(module)) or f"no engine kernel for {kind}"
-            kernel = module.kernel if isinstance(module, Linear) else "torch"
-            rows.append(ConversionRow(name, kind, kernel, None, _sparsity(module), reason))
-    notes = []
-    if flow.failure:
-        notes.append(
-            "the data flow could not be traced, so activations were fused only inside "
-            f"nn.Sequential ({flow.failure})"
-        )
-    return ConversionReport(tuple(rows), tuple(notes))
+            return made
+        except ValueError as error:
+            if name in str(error):
+                raise
+            raise ValueError(f"layer {name!r}: {error}") from error
+
+    engine: EngineLayer | None
+    if kernel == "auto":
+        engine, reason = choose(source, scheme, build, was_sparse=was_sparse)
+    else:
+        engine, reason = build(kernel), f"kernel={kernel!r} was asked for"
+    if engine is None:
+        plan.stay[id(plan.layers.pop(name))] = reason
+        return
+    plan.engines[name], plan.reasons[name] = engine, reason
+    if norm is not None:
+        plan.folds[name] = norm
+    if act is not None:
+        plan.fused[name] = act
 
 
-def _sparsity(module: nn.Module) -> float | None:
-    """Share of zeros in a weight, masks applied; None without one, or without data."""
-    weight = module._parameters.get("weight")
-    if weight is None or weight.is_meta or weight.dim() < 2 or weight.numel() == 0:
+def _activation_after(model: nn.Module, name: str, chains: Chains) -> str | None:
+    """The activation that alone uses the output of a layer or BatchNorm, if it can be fused."""
+    act = chains.after.get(name)
+    if act is None:
         return None
-    kept, mask = weight.detach().ne(0), weight_mask(module)
-    return 1.0 - float((kept if mask is None else kept & mask).float().mean())
+    module = model.get_submodule(act)
+    return None if activation_name(module) is None or foreign_hooks(module) else act
+
+
+def _replacements(model: nn.Module, plan: _Plan) -> dict[int, nn.Module]:
+    """What takes the place of what, by id in the model."""
+    new: dict[int, nn.Module] = {}
+    for name, engine in plan.engines.items():
+        new[id(model.get_submodule(name))] = engine
+    for name, norm in plan.folds.items():
+        module = model.get_submodule(norm)
+        new[id(module)] = FoldedNorm.of(module, name, plan.engines[name])
+    for place, module in model.named_modules():
+        # prepare_ folded it; its layer is named as in the model of then, of which this may be part
+        if type(module) is FoldedBatchNorm:
+            parents = place.split(".")[:-1]
+            prefixes = [".".join(parents[:n]) + "." for n in range(1, len(parents) + 1)]
+            for name in (prefix + module.layer for prefix in ["", *prefixes]):
+                if name in plan.engines:
+                    new[id(module)] = FoldedNorm.of(module, name, plan.engines[name])
+                    break
+    for name, act in plan.fused.items():
+        module = model.get_submodule(act)
+        new[id(module)] = FusedActivation(copy.deepcopy(module), plan.engines[name])
+    return new
+
+
+def _is_sparse(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, torch.Tensor) and weight.layout is not torch.strided
 
 
 def _run_once(model: nn.Module, inputs: object) -> None:

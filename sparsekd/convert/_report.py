@@ -16,8 +16,9 @@ class ConversionRow:
     Attributes:
         name: dotted name of the module in the model, "" for the model itself.
         kind: class of the module before conversion.
-        kernel: "windowed" or "dense" (the engine), "fused" (an activation that runs inside the
-            engine layer before it) or "torch" (left as it was).
+        kernel: a kernel of the engine, "fused" (an activation that runs inside the engine layer
+            before it), "folded" (a BatchNorm, likewise) or "torch" (left as it was).
+        scheme: the arithmetic of an engine layer: "int8 dynamic", "int8 static", "fp32" or "bf16".
         activation: the activation that the engine layer took in, else None.
         sparsity: share of the weights that are zero, 0..1; None for modules without a weight.
         reason: why, in a few words.
@@ -26,6 +27,7 @@ class ConversionRow:
     name: str
     kind: str
     kernel: str
+    scheme: str | None
     activation: str | None
     sparsity: float | None
     reason: str
@@ -64,12 +66,13 @@ class ConversionReport:
         return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
 
     def __str__(self) -> str:
-        head = ("module", "kind", "kernel", "activation", "sparsity", "reason")
+        head = ("module", "kind", "kernel", "scheme", "activation", "sparsity", "reason")
         cells = [
             (
                 row.name or "(model)",
                 row.kind,
                 row.kernel,
+                row.scheme or "-",
                 row.activation or "-",
                 "-" if row.sparsity is None else f"{row.sparsity:.1%}",
                 row.reason,

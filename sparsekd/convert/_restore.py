@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from sparsekd.convert._flow import holders
-from sparsekd.nn import Linear
+from sparsekd.convert._kinds import EngineLayer, TorchLayer
+from sparsekd.flow import FoldedBatchNorm, holders
+from sparsekd.nn import Conv1d, Conv2d, Linear
 
 __all__ = ["FusedActivation", "substitute", "to_float"]
 
-_MODULES = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+_MODULES = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
 
 
 class FusedActivation(nn.Identity):
@@ -27,7 +34,7 @@ class FusedActivation(nn.Identity):
     True
     """
 
-    def __init__(self, original: nn.Module, layer: Linear) -> None:
+    def __init__(self, original: nn.Module, layer: EngineLayer) -> None:
         super().__init__()
         self._parts = (original, layer)
 
@@ -43,6 +50,46 @@ class FusedActivation(nn.Identity):
 
     def extra_repr(self) -> str:
         return f"{self.original!r} runs in the layer before"
+
+
+class FoldedNorm(FoldedBatchNorm):
+    """Stands where a BatchNorm was that is part of an engine layer now.
+
+    It takes only what that BatchNorm took: a BatchNorm1d after a Linear has its channels in another
+    place when the input has three dimensions, where the folded layer would compute something else.
+
+    Args:
+        kind, num_features, layer: as in ``FoldedBatchNorm``.
+        engine: the engine layer.
+    """
+
+    is_folded_norm: ClassVar[bool] = True  # for verify, which does not import this
+
+    def __init__(self, kind: str, num_features: int, layer: str, engine: EngineLayer) -> None:
+        super().__init__(kind, num_features, layer)
+        self._parts = (engine,)
+        # What a batch has; no BatchNorm takes less.
+        self.dims = {Linear: 2, Conv1d: 3, Conv2d: 4}[type(engine)]
+
+    @classmethod
+    def of(cls, norm: nn.Module, layer: str, engine: EngineLayer) -> FoldedNorm:
+        """In the place of a BatchNorm, or of what stands there already."""
+        kind = norm.kind if isinstance(norm, FoldedBatchNorm) else type(norm).__name__
+        assert isinstance(norm.num_features, int)  # callers looked
+        return cls(kind, norm.num_features, layer, engine).train(norm.training)
+
+    @property
+    def engine(self) -> EngineLayer:
+        """The engine layer that the BatchNorm is part of."""
+        return self._parts[0]
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() != self.dims:
+            raise ValueError(
+                f"{self.layer!r} took in a {self.kind}, which takes {self.dims} dimensions here; "
+                f"got shape {tuple(input.shape)}"
+            )
+        return input
 
 
 def substitute(model: nn.Module, new: Mapping[int, nn.Module], *, inplace: bool) -> nn.Module:
@@ -81,12 +128,13 @@ def substitute(model: nn.Module, new: Mapping[int, nn.Module], *, inplace: bool)
 
 
 def to_float(model: nn.Module, *, inplace: bool = False) -> nn.Module:
-    """Turn engine layers back into ``nn.Linear`` and put fused activations back.
+    """Turn engine layers back into torch's own and put fused activations back.
 
-    The weights are those that the engine computes with (integer times scale); buffer
+    The weights are those that the engine computes with (int8: integer times scale); buffer
     ``weight_mask`` marks the ones that are kept where any is zero. Layers that shared their packed
-    weight share one ``Parameter`` again. An engine layer with an activation that did not come from
-    a module of this model becomes ``nn.Sequential(nn.Linear, activation)``.
+    weight share one ``Parameter`` again. A BatchNorm that was folded stays in the weights, and a
+    ``FoldedBatchNorm``, which does nothing, in its place. An engine layer with an activation that
+    did not come from a module of this model becomes ``nn.Sequential(layer, activation)``.
 
     Args:
         model: a converted or loaded model.
@@ -104,26 +152,31 @@ def to_float(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     fused = [module for module in model.modules() if isinstance(module, FusedActivation)]
     covered = {id(module.layer) for module in fused}
     new: dict[int, nn.Module] = {id(m): copy.deepcopy(m.original) for m in fused}
+    for module in model.modules():
+        if isinstance(module, FoldedNorm):
+            stand_in = FoldedBatchNorm(module.kind, module.num_features, module.layer)
+            new[id(module)] = stand_in.train(module.training)
     shared: dict[int, nn.Parameter] = {}
     for layer in model.modules():
-        if not isinstance(layer, Linear):
+        if not isinstance(layer, EngineLayer):
             continue
-        linear = layer.to_float()
-        _tie(layer, linear, shared)
-        linear.train(layer.training)
+        plain = layer.to_float()
+        _tie(layer, plain, shared)
         if layer.activation is None or id(layer) in covered:
-            new[id(layer)] = linear
+            new[id(layer)] = plain
         else:
-            new[id(layer)] = nn.Sequential(linear, _MODULES[layer.activation]())
+            new[id(layer)] = nn.Sequential(plain, _MODULES[layer.activation]()).train(
+                layer.training
+            )
     result = substitute(model, new, inplace=inplace)
     result.__dict__.pop("sparsekd_report", None)  # it no longer describes this model
     return result
 
 
-def _tie(layer: Linear, linear: nn.Linear, shared: dict[int, nn.Parameter]) -> None:
-    """Give ``linear`` the parameters of an earlier layer that had the same packed buffers."""
-    weight = layer._buffers["values" if layer.kernel == "windowed" else "panels"]
-    linear.weight = shared.setdefault(id(weight), nn.Parameter(linear.weight.detach()))
+def _tie(layer: EngineLayer, plain: TorchLayer, shared: dict[int, nn.Parameter]) -> None:
+    """Give ``plain`` the parameters of an earlier layer that had the same packed buffers."""
+    weight = layer._buffers["panels" if layer.kernel == "dense" else "values"]
+    plain.weight = shared.setdefault(id(weight), nn.Parameter(plain.weight.detach()))
     bias = layer._buffers.get("bias")
-    if bias is not None and linear.bias is not None:
-        linear.bias = shared.setdefault(id(bias), nn.Parameter(linear.bias.detach()))
+    if bias is not None and plain.bias is not None:
+        plain.bias = shared.setdefault(id(bias), nn.Parameter(plain.bias.detach()))

@@ -10,11 +10,21 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sparsekd.convert import FusedActivation, activation_name, holders, refuse_hooks, substitute
+from sparsekd.convert import (
+    EngineLayer,
+    FoldedNorm,
+    FusedActivation,
+    activation_name,
+    engine_of,
+    refuse_hooks,
+    sizes_of,
+    substitute,
+)
+from sparsekd.flow import FoldedBatchNorm, holders
 from sparsekd.io._atomic import read_regular
 from sparsekd.io._container import decode
-from sparsekd.io._manifest import FileFormatError, LayerEntry, Manifest
-from sparsekd.nn import Linear
+from sparsekd.io._manifest import KINDS, FileFormatError, LayerEntry, Manifest, build, sizes_in
+from sparsekd.nn import Conv2d
 
 __all__ = ["load"]
 
@@ -63,13 +73,13 @@ class _Plan:
 
     Attributes:
         engines: engine layer by id of the layer that it replaces.
-        identities: what replaces the activations that run inside them, likewise.
+        identities: what replaces the activations and BatchNorms that run inside them, likewise.
         state: the rest, by its name in the model's ``state_dict``.
         replaced: prefixes of the names that belong to replaced layers.
     """
 
-    engines: dict[int, Linear] = field(default_factory=dict)
-    identities: dict[int, FusedActivation] = field(default_factory=dict)
+    engines: dict[int, EngineLayer] = field(default_factory=dict)
+    identities: dict[int, FusedActivation | FoldedNorm] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
@@ -90,9 +100,13 @@ def _expand(manifest: Manifest, tensors: dict[str, Tensor]) -> dict[str, Tensor]
 
 def _plan(manifest: Manifest, tensors: dict[str, Tensor], model: nn.Module) -> _Plan:
     modules = dict(model.named_modules(remove_duplicate=False))
-    plan = _Plan(replaced=tuple(f"{name}." if name else "" for name in manifest.layers))
+    norms = (e.norm_module for e in manifest.layers.values() if e.norm_module is not None)
+    gone = dict.fromkeys([*manifest.layers, *norms])
+    plan = _Plan(replaced=tuple(f"{name}." if name else "" for name in gone))
     _plan_layers(manifest, tensors, modules, plan)
-    _plan_activations(manifest, modules, holders(model), plan)
+    places = holders(model)
+    _plan_activations(manifest, modules, places, plan)
+    _plan_norms(manifest, modules, places, plan)
     expected = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
@@ -134,28 +148,40 @@ def _plan_layers(
 
 
 def _float_layer(name: str, entry: LayerEntry, modules: Mapping[str, nn.Module]) -> nn.Module:
-    """The model's module that an entry describes."""
-    layer = modules.get(name)
-    if not isinstance(layer, (nn.Linear, Linear)):
+    """The model's layer of this name, of the entry's kind and sizes; may be an engine layer."""
+    layer, kind = modules.get(name), KINDS[entry.kind]
+    if layer is None or engine_of(layer) is not kind:
         what = "not in the model" if layer is None else f"a {type(layer).__name__} in the model"
-        raise FileFormatError(f"layer {name!r} of the file is {what}, expected an nn.Linear")
-    ours = (layer.in_features, layer.out_features, layer.bias is not None)
-    theirs = (entry.in_features, entry.out_features, entry.bias)
-    if ours != theirs:
         raise FileFormatError(
-            f"layer {name!r} has (in_features, out_features, bias) {theirs} in the file and "
-            f"{ours} in the model"
+            f"layer {name!r} of the file is {what}, expected an nn.{kind.__name__}"
+        )
+    ours = {**sizes_of(layer), "bias": getattr(layer, "bias", None) is not None}
+    theirs = {**sizes_in(entry), "bias": entry.bias}
+    if entry.norm_module is not None:
+        ours["bias"] = True  # a BatchNorm gives one to a layer that had none
+    other = [key for key in ours if ours[key] != theirs[key]]
+    if other:
+        raise FileFormatError(
+            f"layer {name!r} has {_listed(theirs, other)} in the file and {_listed(ours, other)} "
+            "in the model"
         )
     return layer
 
 
-def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Linear:
+def _listed(sizes: Mapping[str, object], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key}={sizes[key]}" for key in keys)
+
+
+def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> EngineLayer:
     """A filled engine layer; its own validation refuses malformed arrays."""
     prefix = f"{name}." if name else ""
     state = {
         key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)
     }
-    engine = entry.build()
+    try:
+        engine = build(entry)
+    except ValueError as error:
+        raise FileFormatError(f"layer {name!r}: {error}") from error
     expected = engine.state_dict()
     _check_names(
         {prefix + key: value for key, value in expected.items()},
@@ -198,8 +224,43 @@ def _plan_activations(
                 f"{what}"
             )
         planned = plan.identities.setdefault(id(found), FusedActivation(original, engine))
-        if planned.layer is not engine or len(places.get(id(found), [])) > 1:
+        one = isinstance(planned, FusedActivation) and planned.layer is engine
+        if not one or len(places.get(id(found), [])) > 1:
             raise FileFormatError(f"the activation at {place!r} serves more than layer {name!r}")
+
+
+def _plan_norms(
+    manifest: Manifest,
+    modules: Mapping[str, nn.Module],
+    places: Mapping[int, list[tuple[nn.Module, str]]],
+    plan: _Plan,
+) -> None:
+    """Plan an identity in the place of each BatchNorm that was folded into a layer."""
+    for name, entry in manifest.layers.items():
+        place = entry.norm_module
+        if place is None:
+            continue
+        found, layer = modules.get(place), modules[name]
+        if found is None or not _fits_norm(layer, found):
+            what = "no module" if found is None else f"{type(found).__name__}({found.extra_repr()})"
+            raise FileFormatError(
+                f"layer {name!r} holds the BatchNorm at {place!r}, where the model has {what}"
+            )
+        engine = plan.engines[id(layer)]
+        planned = plan.identities.setdefault(id(found), FoldedNorm.of(found, name, engine))
+        one = isinstance(planned, FoldedNorm) and planned.engine is engine
+        if not one or len(places.get(id(found), [])) > 1:
+            raise FileFormatError(f"the BatchNorm at {place!r} serves more than layer {name!r}")
+        refuse_hooks({place: found})
+
+
+def _fits_norm(layer: nn.Module, norm: nn.Module) -> bool:
+    """Whether this is, or was, a BatchNorm over the outputs of the layer."""
+    kind = norm.kind if isinstance(norm, FoldedBatchNorm) else type(norm).__name__
+    usual = "BatchNorm2d" if engine_of(layer) is Conv2d else "BatchNorm1d"
+    sizes = sizes_of(layer)
+    outputs = sizes.get("out_features", sizes.get("out_channels"))
+    return kind in (usual, "SyncBatchNorm") and getattr(norm, "num_features", None) == outputs
 
 
 def _check_names(expected: Iterable[str], given: Iterable[str]) -> None:
@@ -260,7 +321,7 @@ def _same_source(name: str, owner: str, modules: Mapping[str, nn.Module]) -> boo
     if key.startswith("input_"):
         return False
     source = "bias" if key == "bias" else "weight"
-    if isinstance(a, Linear) and isinstance(b, Linear):
+    if isinstance(a, EngineLayer) and isinstance(b, EngineLayer):
         return a._buffers.get(key) is b._buffers.get(key) is not None
     return getattr(a, source, None) is getattr(b, source, 0)
 

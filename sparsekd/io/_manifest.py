@@ -11,13 +11,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sparsekd.nn import Linear
-from sparsekd.spec import Int8
+from sparsekd.backend import format_of
+from sparsekd.convert import EngineLayer, Sizes, sizes_of
+from sparsekd.nn import Conv1d, Conv2d, Linear
+from sparsekd.spec import Bf16, Fp32, Int8
 
-__all__ = ["VERSION", "FileFormatError", "LayerEntry", "Manifest", "SchemeEntry", "check_name"]
+__all__ = [
+    "KINDS",
+    "VERSION",
+    "ConvEntry",
+    "FileFormatError",
+    "LayerEntry",
+    "LinearEntry",
+    "Manifest",
+    "build",
+    "check_name",
+    "entry_of",
+    "sizes_in",
+    "strict_json",
+]
 
 VERSION = 1
 _MAX_FEATURES = 2**31 - 1
+_MAX_CHANNELS = 2**20  # the engine's own limit on channels, strides and the like
 _MAX_NAME = 1024
 
 
@@ -42,13 +58,16 @@ def check_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(check_name)]
 Features = Annotated[int, Field(ge=0, le=_MAX_FEATURES)]
+Channels = Annotated[int, Field(ge=1, le=_MAX_CHANNELS)]
+PerDimension = Annotated[list[Annotated[int, Field(ge=1, le=_MAX_CHANNELS)]], Field(max_length=2)]
+Padding = Annotated[list[Annotated[int, Field(ge=0, le=_MAX_CHANNELS)]], Field(max_length=2)]
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SchemeEntry(_Strict):
+class Int8Entry(_Strict):
     """An :class:`sparsekd.spec.Int8`."""
 
     name: Literal["int8"]
@@ -61,66 +80,164 @@ class SchemeEntry(_Strict):
         return Int8(self.activations, self.observer, self.percentile)
 
 
-class LayerEntry(_Strict):
-    """One engine layer: what :class:`sparsekd.nn.Linear` is built with.
+class Fp32Entry(_Strict):
+    """An :class:`sparsekd.spec.Fp32`; the window is that of the windowed kernel, else null."""
+
+    name: Literal["fp32"]
+    window: Literal[16, 32] | None
+
+    def scheme(self) -> Fp32:
+        """The scheme itself."""
+        return Fp32(self.window)
+
+
+class Bf16Entry(_Strict):
+    """A :class:`sparsekd.spec.Bf16`."""
+
+    name: Literal["bf16"]
+
+    def scheme(self) -> Bf16:
+        """The scheme itself."""
+        return Bf16()
+
+
+class _Layer(_Strict):
+    """What the entries of all kinds have.
 
     ``activation_module`` names the module whose place an identity takes because the layer runs
-    it, or is None where the layer's activation never was a module of the model.
+    it, or is None where the layer's activation never was a module of the model. ``norm_module``
+    names the BatchNorm that was folded into the layer, whose place an identity takes likewise.
     """
 
-    kind: Literal["linear"]
-    kernel: Literal["windowed", "dense"]
-    scheme: SchemeEntry
-    in_features: Features
-    out_features: Features
+    kernel: Literal["windowed", "dense", "depthwise", "csr"]
+    scheme: Annotated[Int8Entry | Fp32Entry | Bf16Entry, Field(discriminator="name")]
     bias: bool
-    activation: Literal["relu", "gelu", "silu"] | None
+    activation: Literal["relu", "relu6", "gelu", "silu", "hardswish"] | None
     activation_module: Name | None
+    norm_module: Name | None
 
     @model_validator(mode="after")
-    def _activation_named(self) -> LayerEntry:
+    def _consistent(self) -> _Layer:
         if self.activation is None and self.activation_module is not None:
             raise ValueError("names an activation_module without an activation")
+        if self.norm_module is not None and not self.bias:
+            raise ValueError("names a norm_module, which gives a bias, without a bias")
+        format_of(self.scheme.scheme(), self.kernel)
+        if isinstance(self.scheme, Fp32Entry):
+            windowed = self.kernel == "windowed"
+            if (self.scheme.window is not None) != windowed:
+                raise ValueError(
+                    f"kernel {self.kernel!r} {'needs a' if windowed else 'has no'} window"
+                )
         return self
 
-    @classmethod
-    def of(cls, layer: Linear, activation_module: str | None) -> LayerEntry:
-        """The entry of an engine layer.
 
-        Raises:
-            ValueError: a scheme or kernel that this version of the format does not know.
-        """
-        spec = layer.scheme
-        if not isinstance(spec, Int8):
-            raise ValueError(f"file format version {VERSION} can not hold scheme {spec!r}")
-        return cls.model_validate(
-            {
-                "kind": "linear",
-                "kernel": layer.kernel,
-                "scheme": {
-                    "name": "int8",
-                    "activations": spec.activations,
-                    "observer": spec.observer,
-                    "percentile": float(spec.percentile),
-                },
-                "in_features": layer.in_features,
-                "out_features": layer.out_features,
-                "bias": layer.bias is not None,
-                "activation": layer.activation,
-                "activation_module": activation_module,
-            }
-        )
+class LinearEntry(_Layer):
+    """What :class:`sparsekd.nn.Linear` is built with."""
 
-    def build(self) -> Linear:
-        """A fresh engine layer of this description, its weights still zero."""
+    kind: Literal["linear"]
+    in_features: Features
+    out_features: Features
+
+
+class ConvEntry(_Layer):
+    """What :class:`sparsekd.nn.Conv1d` (one size a dimension) or Conv2d (two) is built with."""
+
+    kind: Literal["conv1d", "conv2d"]
+    in_channels: Channels
+    out_channels: Channels
+    kernel_size: PerDimension
+    stride: PerDimension
+    padding: Padding | Literal["same", "valid"]
+    dilation: PerDimension
+    groups: Channels
+
+    @model_validator(mode="after")
+    def _dimensions(self) -> ConvEntry:
+        dims = 1 if self.kind == "conv1d" else 2
+        for key in ("kernel_size", "stride", "padding", "dilation"):
+            value = getattr(self, key)
+            if isinstance(value, list) and len(value) != dims:
+                raise ValueError(f"{key} has {len(value)} numbers, a {self.kind} has {dims}")
+        return self
+
+
+LayerEntry = LinearEntry | ConvEntry
+KINDS: dict[str, type[EngineLayer]] = {"linear": Linear, "conv1d": Conv1d, "conv2d": Conv2d}
+_NAMES = {engine: kind for kind, engine in KINDS.items()}
+
+
+def entry_of(
+    layer: EngineLayer, activation_module: str | None, norm_module: str | None
+) -> LayerEntry:
+    """The entry of an engine layer; the names are those of what runs inside it."""
+    kind = _NAMES[type(layer)]
+    model = LinearEntry if kind == "linear" else ConvEntry
+    return model.model_validate(
+        {
+            "kind": kind,
+            **sizes_of(layer),
+            "kernel": layer.kernel,
+            "scheme": _scheme_fields(layer),
+            "bias": layer.bias is not None,
+            "activation": layer.activation,
+            "activation_module": activation_module,
+            "norm_module": norm_module,
+        }
+    )
+
+
+def _scheme_fields(layer: EngineLayer) -> dict[str, object]:
+    scheme = layer.scheme
+    if isinstance(scheme, Int8):
+        return {
+            "name": "int8",
+            "activations": scheme.activations,
+            "observer": scheme.observer,
+            "percentile": float(scheme.percentile),
+        }
+    if isinstance(scheme, Fp32):
+        return {"name": "fp32", "window": scheme.window if layer.kernel == "windowed" else None}
+    return {"name": "bf16"}
+
+
+def build(entry: LayerEntry) -> EngineLayer:
+    """A fresh engine layer of this description, its weights still zero.
+
+    Raises:
+        ValueError: sizes that do not go together, or with the kernel.
+    """
+    scheme = entry.scheme.scheme()
+    if isinstance(entry, LinearEntry):
         return Linear(
-            self.in_features,
-            self.out_features,
-            self.bias,
-            scheme=self.scheme.scheme(),
-            kernel=self.kernel,
-            activation=self.activation,
+            entry.in_features,
+            entry.out_features,
+            entry.bias,
+            scheme=scheme,
+            kernel=entry.kernel,
+            activation=entry.activation,
         )
+    kind: type[Conv1d | Conv2d] = Conv1d if entry.kind == "conv1d" else Conv2d
+    padding = entry.padding
+    return kind(
+        entry.in_channels,
+        entry.out_channels,
+        tuple(entry.kernel_size),
+        tuple(entry.stride),
+        padding if isinstance(padding, str) else tuple(padding),
+        tuple(entry.dilation),
+        entry.groups,
+        entry.bias,
+        scheme=scheme,
+        kernel=entry.kernel,
+        activation=entry.activation,
+    )
+
+
+def sizes_in(entry: LayerEntry) -> Sizes:
+    """The sizes that an entry holds, as ``convert.sizes_of`` gives those of a layer."""
+    fields = set(type(entry).model_fields) - set(_Layer.model_fields) - {"kind"}
+    return {key: getattr(entry, key) for key in fields}
 
 
 class Manifest(_Strict):
@@ -133,7 +250,7 @@ class Manifest(_Strict):
     format: Literal["sparsekd"]
     version: Literal[1]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    layers: dict[Name, LayerEntry]
+    layers: dict[Name, Annotated[LayerEntry, Field(discriminator="kind")]]
     tied: dict[Name, Name]
 
     @classmethod
@@ -159,10 +276,21 @@ class Manifest(_Strict):
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"]))[:120]
-            given = repr(first["input"])[:80]
             message = first["msg"].removeprefix("Value error, ")
-            raise FileFormatError(f"manifest field {place!r}: {message}, got {given}") from error
+            given = "" if isinstance(first["input"], dict) else f", got {first['input']!r:.80}"
+            raise FileFormatError(
+                f"manifest field {_place(first['loc'])!r}: {message}{given}"
+            ) from error
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """Where in the JSON an error is; pydantic's location also names the kinds that it chose."""
+    parts = list(location)
+    if parts[0] == "layers":
+        del parts[2:3]  # "conv2d"
+        if parts[2:3] == ["scheme"]:
+            del parts[3:4]  # "int8"
+    return ".".join(map(str, parts))[:120]
 
 
 def strict_json(text: str | bytes) -> Any:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sparsekd.convert import FusedActivation
+from sparsekd.convert import EngineLayer, FoldedNorm, FusedActivation
 from sparsekd.io._atomic import replace_file
 from sparsekd.io._container import DTYPES, encode
-from sparsekd.io._manifest import LayerEntry, Manifest, check_name
+from sparsekd.io._manifest import LayerEntry, Manifest, check_name, entry_of
 from sparsekd.modules import weight_mask
-from sparsekd.nn import Linear
 
 __all__ = ["save"]
 
@@ -32,7 +31,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: a state that is no plain tensor with data, a name that a file may not hold, an
-            activation that was fused into a layer outside the model.
+            activation or BatchNorm that runs in a layer outside the model.
         OSError: the file can not be written.
 
     >>> sparsekd.save(converted, "student.safetensors")
@@ -49,20 +48,26 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def _layers(model: nn.Module) -> dict[str, LayerEntry]:
     """The manifest's entries of all engine layers, shared ones under each of their names."""
-    fused: dict[int, str] = {}
     held = {id(module) for module in model.modules()}
+    acts: dict[int, str] = {}
+    norms: dict[int, str] = {}
     for name, module in model.named_modules():
         if isinstance(module, FusedActivation):
-            if id(module.layer) not in held:
-                raise ValueError(
-                    f"the activation at {name!r} was fused into a layer that is no longer in the "
-                    "model; put an activation or nn.Identity() there"
-                )
-            fused[id(module.layer)] = name
+            what, layer, found = "an activation", module.layer, acts
+        elif isinstance(module, FoldedNorm):
+            what, layer, found = "a BatchNorm", module.engine, norms
+        else:
+            continue
+        if id(layer) not in held:
+            raise ValueError(
+                f"{what} at {name!r} was fused into a layer that is no longer in the model; put "
+                f"{what} or nn.Identity() there"
+            )
+        found[id(layer)] = name
     return {
-        check_name(name): LayerEntry.of(module, fused.get(id(module)))
+        check_name(name): entry_of(module, acts.get(id(module)), norms.get(id(module)))
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, Linear)
+        if isinstance(module, EngineLayer)
     }
 
 

@@ -16,7 +16,7 @@ from sparsekd.convert import FusedActivation, convert, to_float
 from sparsekd.nn import Linear
 from sparsekd.prune import prune_
 from sparsekd.quantize import calibrate, prepare_
-from sparsekd.spec import NM, Int8, Unstructured
+from sparsekd.spec import NM, Bf16, Int8, Unstructured
 
 # --- schemes, kernels, masks --------------------------------------------------------------------
 
@@ -116,7 +116,20 @@ def test_kernel_torch_leaves_layers_and_needs_leave_to_leave_int8():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kernel": "csr"}, "unknown kernel 'csr'; choose one of auto, windowed, dense, torch"),
+        (
+            {"kernel": "coo"},
+            "unknown kernel 'coo'; choose one of auto, windowed, dense, depthwise,",
+        ),
+        (
+            {"scheme": "int8", "kernel": "csr"},
+            "kernel 'csr' does not go with scheme 'int8', which has windowed, dense, depthwise",
+        ),
+        (
+            {"scheme": "fp32", "kernel": "dense"},
+            "'dense' does not go with scheme 'fp32', which has windowed, csr, depthwise",
+        ),
+        ({"scheme": Bf16(), "kernel": "csr"}, "scheme 'bf16', which has windowed"),
+        ({"scheme": "int8", "kernel": "depthwise"}, "layer '0': kernel 'depthwise' serves conv"),
         ({"scheme": "int4"}, "unknown scheme 'int4'; choose one of 'auto', 'int8', 'int8:"),
         ({"scheme": 8}, "unknown scheme 8"),
         ({"scheme": "int8:static"}, "layer '0': static activations need calibrated ranges"),
