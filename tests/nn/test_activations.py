@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from linear_layers import linear
 from torch import Tensor, nn
 
-from sparsekd import backend
+from sparsekd import backend, numerics
 from sparsekd import nn as engine
 from sparsekd.spec import Int8
 
@@ -71,7 +71,7 @@ def test_close_to_torch(isa: str, activation: str) -> None:
     )
 
 
-@pytest.mark.parametrize("activation", [None, "relu", *SMOOTH])
+@pytest.mark.parametrize("activation", [None, *numerics.ACTIVATIONS])
 @pytest.mark.parametrize("kernel", backend.KERNELS)
 def test_the_same_bits_on_every_instruction_set(activation: str | None, kernel: str) -> None:
     y, layer, x = values(), linear(200, 50, activation=activation), torch.randn(9, 200)
@@ -84,10 +84,11 @@ def test_the_same_bits_on_every_instruction_set(activation: str | None, kernel: 
     assert all(torch.equal(bits[0], other) for other in bits[1:])
 
 
-def test_none_and_relu_are_exact(isa: str) -> None:
+def test_the_others_are_exactly_those_of_numerics(isa: str) -> None:
     y = values()
     assert torch.equal(applied(None, y), y)
-    assert torch.equal(applied("relu", y), y.relu())
+    for activation in numerics.ACTIVATIONS.keys() - set(SMOOTH):
+        assert torch.equal(applied(activation, y), numerics.ACTIVATIONS[activation](y)), activation
 
 
 @pytest.mark.parametrize(
