@@ -334,7 +334,7 @@ def _split(name: str) -> tuple[str, str]:
 def _check_meta(model: nn.Module, covered: set[int], plan: _Plan) -> None:
     """Raise for tensors on "meta" that the file does not fill."""
     for name, module in model.named_modules():
-        if id(module) in plan.engines:
+        if id(module) in plan.engines or id(module) in plan.identities:
             continue
         for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and tensor.is_meta and id(tensor) not in covered:
@@ -372,13 +372,13 @@ def _commit(model: nn.Module, plan: _Plan) -> nn.Module:
     if id(model) in plan.engines:
         return plan.engines[id(model)]
     before = [(module, [dict(part) for part in _parts(module)]) for module in model.modules()]
-    # While the rest is loaded, strictly, nothing stands where the engine layers will be.
-    gaps = {key: nn.Identity() for key in plan.engines}
+    new: dict[int, nn.Module] = {**plan.engines, **plan.identities}
+    # While the rest is loaded, strictly, nothing stands where these will be.
+    gaps = {key: nn.Identity() for key in new}
     try:
         substitute(model, gaps, inplace=True)
         model.load_state_dict(plan.state, strict=True, assign=True)
-        filled = {id(gaps[key]): engine for key, engine in plan.engines.items()}
-        substitute(model, {**filled, **plan.identities}, inplace=True)
+        substitute(model, {id(gaps[key]): module for key, module in new.items()}, inplace=True)
     except BaseException:
         for module, parts in before:
             for now, then in zip(_parts(module), parts, strict=True):
