@@ -269,12 +269,13 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
     """
     native, activation = require(), settings.activation or "none"
     weights = [_weight_array(fmt, name, tensors[name]) for name in fmt.tensors]
+    scale = _array("scale", tensors["scale"]) if fmt.dtype == "s8" else None
     bias = None if tensors["bias"] is None else _array("bias", tensors["bias"])
     conv = settings.geometry
     if fmt.dtype == "s8":
         input_scale, zero_point = tensors["input_scale"], tensors["input_zero_point"]
         quantization = (
-            _array("scale", tensors["scale"]),
+            scale,
             bias,
             None if input_scale is None else float(input_scale),
             128 if zero_point is None else int(zero_point),

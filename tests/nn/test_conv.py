@@ -1,0 +1,264 @@
+"""Conv1d and Conv2d on the engine against torch: exact in int8, within a bound in float."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sparsekd import numerics, ops
+from sparsekd.nn import Conv1d, Conv2d
+from sparsekd.spec import NM, Bf16, Fp32, Int8, Scheme
+
+INT8_KERNELS = ["windowed", "dense"]
+GEOMETRIES = [
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": 1},
+    {"kernel_size": (2, 5), "stride": (2, 1), "padding": (1, 2)},
+    {"kernel_size": 3, "dilation": 2, "padding": "same"},
+    {"kernel_size": 4, "padding": "same"},  # more below than above, more right than left
+    {"kernel_size": 7, "stride": 2, "padding": 3},
+    {"kernel_size": 3, "groups": 2, "padding": 1},
+]
+
+
+def conv(channels: int = 70, outputs: int = 36, keep: float = 0.4, **geometry: object) -> nn.Conv2d:
+    """A float convolution with a random mask."""
+    layer = nn.Conv2d(channels, outputs, **geometry)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.weight *= torch.rand_like(layer.weight) < keep
+    return layer.eval()
+
+
+def images(channels: int = 70, batch: int = 2, height: int = 9, width: int = 11) -> Tensor:
+    return torch.randn(batch, channels, height, width)
+
+
+def exact(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The int8 arithmetic in float64, dynamic activations: one scale a sample."""
+    q, sw = numerics.quantize_weight(layer.weight.detach().flatten(1))
+    rows, sx = numerics.quantize_rows(x.flatten(1))
+    taps = layer._conv_forward(rows.view_as(x).double(), q.view_as(layer.weight).double(), None)
+    y = taps.float() * (sx.view(-1, 1, 1, 1) * sw.view(1, -1, 1, 1))
+    return y if layer.bias is None else y + layer.bias.detach().view(1, -1, 1, 1)
+
+
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_int8_is_exact(kernel: str, geometry: dict[str, object], isa: str) -> None:
+    float_layer, x = conv(**geometry), images()
+    layer = Conv2d.from_float(float_layer, scheme=Int8(), kernel=kernel)
+    y = layer(x)
+    assert y.abs().max() > 0.1
+    assert torch.equal(y, exact(float_layer, x))
+    last = layer(x.to(memory_format=torch.channels_last))
+    assert torch.equal(last, y)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("scheme", [Int8(), Fp32()], ids=str)
+@pytest.mark.parametrize("channels", [1, 5, 16, 33, 100])
+def test_depthwise(scheme: Scheme, channels: int, isa: str) -> None:
+    float_layer = conv(channels, channels, 1.0, kernel_size=3, padding=1, groups=channels)
+    x = images(channels)
+    y = Conv2d.from_float(float_layer, scheme=scheme, kernel="depthwise")(x)
+    if isinstance(scheme, Int8):
+        assert torch.equal(y, exact(float_layer, x))
+    else:
+        torch.testing.assert_close(y, float_layer(x).detach(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kernel", "tolerance"),
+    [(Fp32(16), "windowed", 1e-5), (Fp32(32), "windowed", 1e-5), (Bf16(), "windowed", 2e-2)],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # torch's
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_floats_are_close(
+    scheme: Scheme, kernel: str, tolerance: float, geometry: dict[str, object], isa: str
+) -> None:
+    float_layer, x = conv(**geometry), images()
+    expected = float_layer(x).detach()
+    layer = Conv2d.from_float(float_layer, scheme=scheme, kernel=kernel)
+    scale = float(expected.abs().max())
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        assert float((layer(given) - expected).abs().max()) < tolerance * scale
+
+
+def test_csr_serves_pointwise_convolutions(isa: str) -> None:
+    float_layer, x = conv(keep=0.05, kernel_size=1), images()
+    layer = Conv2d.from_float(float_layer, scheme=Fp32(), kernel="csr")
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        y = layer(given)
+        torch.testing.assert_close(y, float_layer(given).detach(), rtol=0, atol=1e-5)
+        assert y.stride() == float_layer(given).stride()
+
+
+def test_border_pixels_use_the_zero_point() -> None:
+    """With zero point 255 a wrong border byte changes every border pixel by far."""
+    float_layer, x = conv(kernel_size=3, padding=2), -images().abs()
+    layer = Conv2d(70, 36, 3, padding=2, scheme=Int8("static"), kernel="dense")
+    q, sw = numerics.quantize_weight(float_layer.weight.detach().flatten(1))
+    scale, zero_point = numerics.affine_params(x.min(), x.max())
+    assert int(zero_point) == 255
+    other = Conv2d.from_float(float_layer, scheme=Int8(), kernel="dense")
+    assert float_layer.bias is not None
+    layer.set_packed(
+        {
+            **{key: value for key, value in other._buffers.items() if value is not None},
+            "input_scale": scale,
+            "input_zero_point": zero_point,
+        }
+    )
+    integers = numerics.quantize_affine(x, scale, zero_point) - zero_point
+    sums = F.conv2d(F.pad(integers.double(), (2, 2, 2, 2)), q.view_as(float_layer.weight).double())
+    expected = sums.float() * (scale * sw.view(1, -1, 1, 1))
+    expected = expected + float_layer.bias.detach().view(1, -1, 1, 1)
+    border = torch.ones_like(expected, dtype=torch.bool)
+    border[:, :, 2:-2, 2:-2] = False
+    y = layer(x)
+    assert torch.equal(y[border], expected[border])
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_threads_and_batch_do_not_change_bits(kernel: str) -> None:
+    layer = Conv2d.from_float(conv(kernel_size=3, padding=1), scheme=Int8(), kernel=kernel)
+    x = images(batch=5)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(layer(x))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+    assert torch.equal(results[0], torch.cat([layer(part) for part in x.split([1, 3, 1])]))
+
+
+def test_u8_on_both_sides() -> None:
+    """Chained layers: the bytes of one are the input of the next, as numerics defines them."""
+    first = Conv2d.from_float(conv(kernel_size=3, padding=1), scheme=Int8(), kernel="windowed")
+    scale, zero_point = torch.tensor(0.02), 100
+    op, arguments = ops.conv2d_op(first._format), ops.conv2d_arguments(first._settings)
+    x = images()
+    tensors = list(first._buffers.values())
+    y = first(x)
+    u = op(x, *tensors, *arguments, float(scale), zero_point)
+    assert u.dtype is torch.uint8
+    assert u.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(
+        u.float(), numerics.quantize_affine(y, scale, torch.tensor(zero_point, dtype=torch.int32))
+    )
+    second = Conv2d.from_float(conv(36, 20, kernel_size=1), scheme=Int8(), kernel="dense")
+    buffers = dict(second._buffers)
+    buffers["input_scale"] = scale
+    buffers["input_zero_point"] = torch.tensor(zero_point, dtype=torch.int32)
+    op, arguments = ops.conv2d_op(second._format), ops.conv2d_arguments(second._settings)
+    from_bytes = op(u, *buffers.values(), *arguments)
+    from_floats = op((u.float() - zero_point) * scale, *buffers.values(), *arguments)
+    torch.testing.assert_close(
+        from_bytes, from_floats.contiguous(memory_format=torch.channels_last)
+    )
+
+
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_conv1d_is_exact(kernel: str) -> None:
+    float_layer = nn.Conv1d(20, 30, 5, stride=2, padding=2)
+    x = torch.randn(3, 20, 41)
+    layer = Conv1d.from_float(float_layer, scheme=Int8(), kernel=kernel)
+    two_d = nn.Conv2d(20, 30, (1, 5), stride=(1, 2), padding=(0, 2))
+    with torch.no_grad():
+        two_d.weight.copy_(float_layer.weight[:, :, None])
+        two_d.bias.copy_(float_layer.bias)  # type: ignore[union-attr, arg-type]
+    expected = exact(two_d, x[:, :, None])[:, :, 0]
+    assert torch.equal(layer(x), expected)
+    assert torch.equal(layer(x[0]), layer(x[:1])[0])
+
+
+def test_empty_batch_and_unbatched_input() -> None:
+    layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
+    assert layer(images(batch=0)).shape == (0, 36, 7, 9)
+    x = images(batch=1)
+    assert torch.equal(layer(x[0]), layer(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kernel"),
+    [(Int8(), "windowed"), (Int8(), "dense"), (Fp32(16), "windowed"), (Bf16(), "windowed")],
+    ids=str,
+)
+def test_copies_and_state(scheme: Scheme, kernel: str) -> None:
+    float_layer = conv(kernel_size=3, padding=1, groups=2)
+    layer, x = Conv2d.from_float(float_layer, scheme=scheme, kernel=kernel), images()
+    fresh = Conv2d(70, 36, 3, padding=1, groups=2, scheme=scheme, kernel=kernel)
+    fresh.load_state_dict(layer.state_dict())
+    for other in (fresh, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+    back = layer.to_float()
+    assert back.weight.shape == float_layer.weight.shape
+    if isinstance(scheme, Fp32):
+        assert torch.equal(back.weight, float_layer.weight)
+    else:
+        weight = float_layer.weight.detach()
+        step = float(weight.abs().max()) / 100
+        assert float((back.weight.detach() - weight).abs().max()) < step
+
+
+def test_patterns_run_inside_a_tap() -> None:
+    """An 8:64 mask along the channels of each tap fills every step: two a window and tap."""
+    layer = conv(64, 32, 1.0, kernel_size=3)
+    by_tap = layer.weight.detach().movedim(1, -1)
+    mask = NM(8, 64).mask(by_tap.reshape(-1, 64).abs()).reshape(by_tap.shape).movedim(-1, 1)
+    with torch.no_grad():
+        layer.weight *= mask
+    packed = Conv2d.from_float(layer, scheme=Int8(), kernel="windowed")
+    assert packed.steps.shape == (2, 9)  # type: ignore[union-attr]
+    assert set(packed.steps.flatten().tolist()) == {2}  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"groups": 3}, "groups: 3 does not divide"),
+        ({"stride": 0}, "stride: 0, expected 1"),
+        ({"padding": -1}, "padding: -1, expected 0"),
+        ({"dilation": 0}, "dilation: 0, expected 1"),
+        ({"kernel_size": 0}, "kernel_size: 0, expected 1"),
+        ({"padding": "full"}, "padding 'full', expected 'same', 'valid' or integers"),
+        ({"padding": "same", "stride": 2}, "padding 'same' needs stride 1"),
+        ({"kernel": "csr", "scheme": Fp32()}, "kernel 'csr' serves 1x1 convolutions"),
+        ({"kernel": "depthwise"}, "kernel 'depthwise' serves convolutions with as many groups"),
+        ({"kernel": "sparse"}, "unknown kernel 'sparse' for int8; choices are: windowed, dense"),
+        ({"kernel": "dense", "scheme": Bf16()}, "unknown kernel 'dense' for bf16"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Conv2d(8, 8, **{"kernel_size": 3, **arguments})  # type: ignore[arg-type]
+
+
+def test_bad_input() -> None:
+    layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
+    with pytest.raises(ValueError, match=r"Conv2d\(70, 36\): input of shape \(2, 69, 9, 11\)"):
+        layer(images(69))
+    with pytest.raises(ValueError, match="the output would be empty"):
+        layer(images(height=2))
+    with pytest.raises(TypeError, match=r"dtype torch\.float64, expected torch\.float32"):
+        layer(images().double())
+    with pytest.raises(RuntimeError, match="runs inference only and has no gradient"):
+        layer(images().requires_grad_())
+
+
+def test_padding_modes_are_refused_by_name() -> None:
+    reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
+    with pytest.raises(ValueError, match="layer 'stem': padding_mode 'reflect', expected 'zeros'"):
+        Conv2d.from_float(reflect, scheme=Int8(), name="stem")
