@@ -3,7 +3,8 @@
 // windows of the rows are loaded once and serve the steps of all slices; a step's positions and
 // values serve all rows. Each sum is one chain in the order of the steps, so its bits depend on
 // neither the tile nor its neighbours. STEPS > 0 is a compile-time step count for weights in which
-// every window has the same (n:m masks); 0 reads the counts.
+// every window has the same (n:m masks), offered where the step itself costs little enough for that
+// to matter; 0 reads the counts.
 
 template <class Gather, int ROWS, int SLICES, int STEPS>
 inline void windowed_float_tile(const typename Gather::Weight& weight,
@@ -94,16 +95,17 @@ void windowed_float_rows(const typename Gather::Weight& weight,
     if constexpr (ROWS > 1) windowed_float_rows<Gather, ROWS - 1>(weight, tile, first_row, count);
     return;
   }
-  switch (weight.uniform_steps) {
-    case 1:
-      return windowed_float_slices<Gather, ROWS, 1>(weight, tile, first_row);
-    case 2:
-      return windowed_float_slices<Gather, ROWS, 2>(weight, tile, first_row);
-    case 4:
-      return windowed_float_slices<Gather, ROWS, 4>(weight, tile, first_row);
-    default:
-      return windowed_float_slices<Gather, ROWS, 0>(weight, tile, first_row);
+  if constexpr (Gather::kFixedSteps) {
+    switch (weight.uniform_steps) {
+      case 1:
+        return windowed_float_slices<Gather, ROWS, 1>(weight, tile, first_row);
+      case 2:
+        return windowed_float_slices<Gather, ROWS, 2>(weight, tile, first_row);
+      case 4:
+        return windowed_float_slices<Gather, ROWS, 4>(weight, tile, first_row);
+    }
   }
+  windowed_float_slices<Gather, ROWS, 0>(weight, tile, first_row);
 }
 
 template <class Gather>

@@ -23,6 +23,7 @@ struct GatherF32 {
   using Positions = I16;
   static constexpr PositionPacking kPacking = WINDOW == 16 ? kF32Window16 : kF32Window32;
   static constexpr int kDot = 1;
+  static constexpr bool kFixedSteps = false;
   static constexpr int slices(int rows) { return rows == 1 ? 2 : 1; }
 
   static Window load(const float* p) { return p; }
@@ -72,6 +73,7 @@ struct GatherBf16 {
   using Positions = I16;
   static constexpr PositionPacking kPacking = kBf16Window32;
   static constexpr int kDot = 2;
+  static constexpr bool kFixedSteps = false;
   static constexpr int slices(int) { return 1; }
 
   static Window load(const Input* p) { return p; }

@@ -4,6 +4,8 @@ struct Bf16Environment {
   Bf16Environment() {}
 };
 
+constexpr bool kBf16FixedSteps = true;
+
 using Bf16Pairs = __m512i;
 inline Bf16Pairs split_pairs(__m512i v) { return v; }
 // Inline assembly for the same reason as in avx512_vnni_dot.inl.

@@ -2,6 +2,8 @@
 
 using Bf16Environment = FlushSubnormals;
 
+constexpr bool kBf16FixedSteps = false;
+
 struct Bf16Pairs {
   __m512 even, odd;
 };

@@ -10,6 +10,7 @@ struct GatherBf16 {
   using Positions = __m512i;
   static constexpr PositionPacking kPacking = kBf16Window32;
   static constexpr int kDot = 2;
+  static constexpr bool kFixedSteps = kBf16FixedSteps;
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : 2; }
 
   static Window load(const Input* p) { return _mm512_loadu_si512(p); }

@@ -10,6 +10,7 @@ struct GatherF32x16 {
   using Positions = __m512i;
   static constexpr PositionPacking kPacking = kF32Window16;
   static constexpr int kDot = 1;
+  static constexpr bool kFixedSteps = true;
   // 8 chains hide the latency of the FMA; 16 + 8 + 4 registers are the most that fit.
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : 2; }
 
@@ -41,6 +42,7 @@ struct GatherF32x32 {
   using Positions = __m512i;
   static constexpr PositionPacking kPacking = kF32Window32;
   static constexpr int kDot = 1;
+  static constexpr bool kFixedSteps = true;
   // Two registers a row: 8 rows x 1 slice need 16 + 8.
   static constexpr int slices(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
 

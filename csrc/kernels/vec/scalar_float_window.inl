@@ -21,6 +21,7 @@ struct GatherF32 {
   using Positions = ShiftedWord<Word>;
   static constexpr PositionPacking kPacking = WINDOW == 16 ? kF32Window16 : kF32Window32;
   static constexpr int kDot = 1;
+  static constexpr bool kFixedSteps = false;
   static constexpr int slices(int) { return 1; }
 
   static Window load(const float* p) { return p; }
@@ -66,6 +67,7 @@ struct GatherBf16 {
   using Positions = ShiftedWord<Word>;
   static constexpr PositionPacking kPacking = kBf16Window32;
   static constexpr int kDot = 2;
+  static constexpr bool kFixedSteps = false;
   static constexpr int slices(int) { return 1; }
 
   static Window load(const Input* p) { return p; }
