@@ -1,107 +1,39 @@
 """Holds a converted model against its torch reference, layer by layer and as a whole.
 
 What may differ is fixed in docs/numerics.md: against a fake-quantized reference nothing, or for
-GELU and SiLU 4 ulp + 1e-7; against a float reference int8 has an error, which is reported.
+GELU, SiLU and Hardswish 4 ulp + 1e-7; against a float reference fp32 and bf16 what rounding can
+cause, while int8 has an error, which is reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from sparsekd.comparison import Check, Tally, VerifyReport
 from sparsekd.modules import quant_spec
-from sparsekd.nn import Linear
-from sparsekd.numerics import ACTIVATIONS, quantize_affine, quantize_rows
+from sparsekd.nn import Conv1d, Conv2d, EngineModule, Linear
+from sparsekd.numerics import ACTIVATIONS, quantize_affine, quantize_rows, quantize_samples
+from sparsekd.rounding import EngineLayer, Norm, outside_bound, wrong_weights
 from sparsekd.spec import Int8
 
 __all__ = ["Check", "VerifyReport", "verify"]
 
-_ULPS, _SLACK = 4, 1e-7  # GELU and SiLU, docs/numerics.md
 _SEED = 0  # models that draw numbers in eval draw the same ones in both runs
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison: an engine layer on the reference's input, or the whole model's output.
-
-    Attributes:
-        name: the layer, or "(output)".
-        rule: "exact" (bit for bit), "4 ulp" (4 ulp + 1e-7) or "reported" (no tolerance is stated).
-        calls: how often the reference ran the layer; 0 means that nothing was verified.
-        values: how many numbers were compared.
-        differ: how many of them break the rule; for "reported" how many are not equal.
-        integers_differ: how many quantized inputs differ between the two whole-model runs;
-            None where the reference does not quantize.
-        max_abs, relative: largest absolute error, and that over the reference's largest magnitude.
-        cosine: cosine of the two, 1.0 when equal; taken over finite values.
-        ok: the rule holds.
-        reason: what is wrong, "" if nothing is.
-    """
-
-    name: str
-    rule: str
-    calls: int
-    values: int
-    differ: int
-    integers_differ: int | None
-    max_abs: float
-    relative: float
-    cosine: float
-    ok: bool
-    reason: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """The result of :func:`verify`; ``str()`` is a plain table, ``to_dict()`` JSON-ready.
-
-    Attributes:
-        layers: one check for every engine layer.
-        output: the check of the whole model.
-        ok: all of them hold.
-    """
-
-    layers: tuple[Check, ...]
-    output: Check
-    ok: bool
-
-    def to_dict(self) -> dict[str, object]:
-        """The checks as lists, dicts, strings and numbers."""
-        return {
-            "ok": self.ok,
-            "layers": [asdict(check) for check in self.layers],
-            "output": asdict(self.output),
-        }
-
-    def __str__(self) -> str:
-        head = ("layer", "rule", "values", "differ", "integers", "max abs", "relative", "cosine")
-        rows = [head] + [
-            (
-                check.name or "(model)",
-                check.rule,
-                str(check.values),
-                str(check.differ),
-                "-" if check.integers_differ is None else str(check.integers_differ),
-                f"{check.max_abs:.3g}",
-                f"{check.relative:.3g}",
-                f"{check.cosine:.6f}",
-            )
-            for check in (*self.layers, self.output)
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        marks = ["", *(c.reason and f"  FAILED: {c.reason}" for c in (*self.layers, self.output))]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            + mark
-            for row, mark in zip(rows, marks, strict=True)
-        ]
-        verdict = "verified" if self.ok else "NOT verified"
-        return "\n".join([*lines, f"{verdict}: {len(self.layers)} engine layers and the output"])
+_SMOOTH = ("gelu", "silu", "hardswish")  # where the engine's last bits are not torch's
+_KINDS: dict[type[nn.Module], type[nn.Module]] = {
+    Linear: nn.Linear,
+    Conv1d: nn.Conv1d,
+    Conv2d: nn.Conv2d,
+}
+_SIZES = ("in_features", "out_features", "in_channels", "out_channels", "groups")
+_TUPLES = ("kernel_size", "stride", "padding", "dilation")
 
 
 def verify(
@@ -118,9 +50,10 @@ def verify(
     Args:
         converted: a model with engine layers, from ``convert`` or ``load``.
         reference: the model that it came from: fake-quantized (then the integers must be equal),
-            float (then the int8 error is reported), or itself with engine layers.
+            float (fp32 and bf16 are held to what rounding can cause, in the weights and in each
+            output; the int8 error is reported), or itself with engine layers.
         inputs: one tensor, a tuple of positional arguments or a dict of keyword arguments.
-        bound: largest relative error that is ok where errors are only reported; None: any finite.
+        bound: largest relative error that is ok where no equality is promised; None: any finite.
 
     Returns:
         the report; ``ok`` is False also for an engine layer that these inputs never reach.
@@ -137,7 +70,7 @@ def verify(
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(_eval_mode(converted, reference))
-        watches = [_Watch(name, engine, layer, bound) for name, engine, layer in pairs]
+        watches = [_Watch(*pair, bound) for pair in pairs]
         for watch in watches:
             hook = watch.layer.register_forward_hook(watch.on_reference, with_kwargs=True)
             stack.callback(hook.remove)
@@ -154,107 +87,56 @@ def verify(
 
 
 @dataclass
-class _Tally:
-    """Running comparison of numbers with their reference under a rule."""
-
-    rule: str
-    bound: float | None
-    values: int = 0
-    differ: int = 0
-    max_abs: float = 0.0
-    largest: float = 0.0
-    dot: float = 0.0
-    norms: tuple[float, float] = (0.0, 0.0)
-    reason: str = ""
-
-    def add(self, got: Tensor, expected: Tensor) -> None:
-        """Compare two tensors of any shape and dtype."""
-        if got.shape != expected.shape or got.dtype != expected.dtype:
-            self.reason = (
-                f"gives {got.dtype} {tuple(got.shape)}, "
-                f"the reference {expected.dtype} {tuple(expected.shape)}"
-            )
-            return
-        self.values += got.numel()
-        same = (got == expected) | (got.isnan() & expected.isnan())
-        if self.rule == "4 ulp":
-            size = expected.abs()
-            ulp = torch.nextafter(size, torch.full_like(size, torch.inf)) - size
-            same |= (got - expected).abs() <= _ULPS * ulp + _SLACK
-        self.differ += int((~same).sum())
-        lost = expected.isfinite() & ~got.isfinite()
-        if self.rule == "reported" and bool(lost.any()):
-            self.reason = "gives Inf or NaN where the reference is finite"
-        finite = expected.isfinite() & got.isfinite()
-        a, b = got[finite].double(), expected[finite].double()
-        if a.numel():
-            self.max_abs = max(self.max_abs, float((a - b).abs().max()))
-            self.largest = max(self.largest, float(b.abs().max()))
-            self.dot += float(a @ b)
-            self.norms = (self.norms[0] + float(a @ a), self.norms[1] + float(b @ b))
-
-    def check(self, name: str, calls: int, integers_differ: int | None) -> Check:
-        """The verdict over everything that was added."""
-        relative = self.max_abs / self.largest if self.largest else self.max_abs
-        scale = (self.norms[0] * self.norms[1]) ** 0.5
-        cosine = self.dot / scale if scale else float(self.norms[0] == self.norms[1])
-        reason = self.reason
-        if not calls:
-            reason = reason or "never called on these inputs"
-        if self.rule != "reported" and self.differ:
-            reason = reason or f"{self.differ} of {self.values} values differ ({self.rule})"
-        if self.rule == "reported" and self.bound is not None and relative > self.bound:
-            reason = reason or f"relative error {relative:.3g} exceeds the bound {self.bound:g}"
-        return Check(
-            name=name,
-            rule=self.rule,
-            calls=calls,
-            values=self.values,
-            differ=self.differ,
-            integers_differ=integers_differ,
-            max_abs=self.max_abs,
-            relative=relative,
-            cosine=min(1.0, cosine),
-            ok=not reason,
-            reason=reason,
-        )
-
-
-@dataclass
 class _Watch:
     """Compares one engine layer with its reference layer whenever the latter runs."""
 
     name: str
-    engine: Linear
+    engine: EngineLayer
     layer: nn.Module
+    norm: Norm  # the reference's BatchNorm that is part of the engine layer
     bound: float | None
-    tally: _Tally = field(init=False)
+    tally: Tally = field(init=False)
     integers: list[Tensor] = field(default_factory=list)
     calls: int = 0
     differ: int = 0
     rerun: int = 0
 
     def __post_init__(self) -> None:
-        exact = isinstance(self.layer, Linear) or quant_spec(self.layer) is not None
-        rule = "exact" if exact else "reported"
-        smooth = self.engine.activation in ("gelu", "silu")
-        if exact and smooth and not isinstance(self.layer, Linear):
-            rule = "4 ulp"  # two engine layers agree to the bit, torch's GELU and SiLU do not
-        self.tally = _Tally(rule, self.bound)
+        self.tally = Tally(self._rule(), self.bound)
+        if self.tally.rule == "bound":
+            wrong = wrong_weights(self.engine, self.layer, self.norm)
+            if wrong:
+                self.tally.reason = f"{wrong} weights are not the reference's"
+
+    def _rule(self) -> str:
+        engine, layer = self.engine, self.layer
+        if isinstance(layer, EngineModule):
+            # int8 kernels agree to the bit; the others add up in orders of their own
+            same = isinstance(engine.scheme, Int8) or engine.kernel == layer.kernel
+            return "exact" if same and engine.scheme == layer.scheme else "reported"
+        if not isinstance(engine.scheme, Int8):
+            return "bound" if quant_spec(layer) is None else "reported"
+        if quant_spec(layer) is None or self.norm is not None:
+            return "reported"
+        return "4 ulp" if engine.activation in _SMOOTH else "exact"
 
     def on_reference(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], expected: Tensor
     ) -> None:
         """Forward hook of the reference layer."""
         x = _single(args, kwargs)
-        if self.engine.activation is not None and not isinstance(self.layer, Linear):
-            expected = ACTIVATIONS[self.engine.activation](expected)
+        if not isinstance(self.layer, EngineModule):
+            if self.norm is not None:
+                expected = self.norm.forward(expected)  # not called: hooks would see it twice
+            if self.engine.activation is not None:
+                expected = ACTIVATIONS[self.engine.activation](expected)
         try:
             got = self.engine(x)
         except Exception as error:
             raise RuntimeError(f"engine layer {self.name!r} fails: {error}") from error
         self.calls += 1
-        self.tally.add(got, expected)
+        outside = outside_bound(self.engine, x, got) if self.tally.rule == "bound" else 0
+        self.tally.add(got, expected, outside)
         if self._counts:
             self.integers.append(self._quantize(x))
 
@@ -280,44 +162,70 @@ class _Watch:
     @property
     def _counts(self) -> bool:
         """Whether both sides quantize their inputs, so that the integers can be compared."""
-        return self.tally.rule != "reported" and isinstance(self.engine.scheme, Int8)
+        return self.tally.rule in ("exact", "4 ulp") and isinstance(self.engine.scheme, Int8)
 
     def _quantize(self, x: Tensor) -> Tensor:
         """The integers of an input, one byte each."""
         scale, zero = self.engine.input_scale, self.engine.input_zero_point
-        if scale is None or zero is None:  # dynamic
+        if scale is not None and zero is not None:
+            return quantize_affine(x, scale, zero).to(torch.uint8)
+        if isinstance(self.engine, Linear):
             return quantize_rows(x)[0].to(torch.int8)
-        return quantize_affine(x, scale, zero).to(torch.uint8)
+        batched = x.dim() == self.engine.dims + 2
+        return quantize_samples(x if batched else x[None])[0].to(torch.int8)
 
 
-def _match(converted: nn.Module, reference: nn.Module) -> list[tuple[str, Linear, nn.Module]]:
-    """(name, engine layer, reference layer) for every engine layer."""
+def _match(
+    converted: nn.Module, reference: nn.Module
+) -> list[tuple[str, EngineLayer, nn.Module, Norm]]:
+    """(name, engine layer, reference layer, its BatchNorm if folded) for every engine layer."""
     theirs = dict(reference.named_modules(remove_duplicate=False))
-    found: list[tuple[str, Linear, nn.Module]] = []
+    norms: dict[int, _BatchNorm] = {}
+    for name, module in converted.named_modules():
+        norm = theirs.get(name)
+        # What convert leaves in the place of a BatchNorm; an engine reference holds the same.
+        if getattr(type(module), "is_folded_norm", False) and isinstance(norm, _BatchNorm):
+            norms[id(module.engine)] = norm
+    found: list[tuple[str, EngineLayer, nn.Module, Norm]] = []
     for name, engine in converted.named_modules():
-        if not isinstance(engine, Linear):
+        if not isinstance(engine, EngineLayer):
             continue
-        layer = theirs.get(name)
-        if not isinstance(layer, (Linear, nn.Linear)):
+        layer, norm = theirs.get(name), norms.get(id(engine))
+        if not isinstance(layer, (type(engine), _KINDS[type(engine)])):
             what = "no such module" if layer is None else f"a {type(layer).__name__} there"
             raise ValueError(f"engine layer {name!r}: the reference has {what}")
-        ours, other = ((m.in_features, m.out_features, m.bias is not None) for m in (engine, layer))
+        ours, other = _sizes(engine), _sizes(layer)
+        if norm is not None:
+            other["bias"] = True
         if ours != other:
-            raise ValueError(
-                f"engine layer {name!r} has (in, out, bias) {ours}, the reference {other}"
+            listed = ", ".join(
+                f"{key} {ours[key]}, the reference {other[key]}"
+                for key in ours
+                if ours[key] != other[key]
             )
-        if isinstance(layer, Linear) and layer.activation != engine.activation:
+            raise ValueError(f"engine layer {name!r} has {listed}")
+        if isinstance(layer, EngineModule) and layer.activation != engine.activation:
             raise ValueError(
                 f"engine layer {name!r} has activation {engine.activation!r}, "
                 f"the reference {layer.activation!r}"
             )
-        found.append((name, engine, layer))
+        found.append((name, engine, layer, norm))
     if not found:
         raise ValueError(
             "the converted model has no engine layer, so there is nothing to verify; "
             "its sparsekd_report says why each layer stayed torch"
         )
     return found
+
+
+def _sizes(layer: nn.Module) -> dict[str, object]:
+    """What two layers must have in common to take the same inputs."""
+    sizes: dict[str, object] = {k: getattr(layer, k) for k in _SIZES if hasattr(layer, k)}
+    dims = len(getattr(layer, "kernel_size", ()))
+    for key in _TUPLES if dims else ():
+        value = getattr(layer, key)
+        sizes[key] = (value,) * dims if isinstance(value, int) else value
+    return {**sizes, "bias": getattr(layer, "bias", None) is not None}
 
 
 def _arguments(inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -334,10 +242,10 @@ def _arguments(inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _single(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """The one input of a linear layer, however it was passed."""
+    """The one input of a layer, however it was passed."""
     x = args[0] if args else next(iter(kwargs.values()))
     if not isinstance(x, Tensor):
-        raise TypeError(f"a linear layer was called with {type(x).__name__} instead of a tensor")
+        raise TypeError(f"a layer was called with {type(x).__name__} instead of a tensor")
     return x
 
 
@@ -379,7 +287,7 @@ def _tensors(output: object, place: str) -> Iterator[tuple[str, Tensor]]:
 def _check_output(
     got: dict[str, Tensor], expected: dict[str, Tensor], rule: str, bound: float | None
 ) -> Check:
-    tally = _Tally(rule, bound)
+    tally = Tally(rule, bound)
     for place in got.keys() & expected.keys():
         tally.add(got[place], expected[place])
     if got.keys() != expected.keys():

@@ -238,7 +238,11 @@ def test_the_models_are_left_as_they_were():
     [
         (nn.Sequential(Linear(4, 3)), nn.Sequential(), "engine layer '0': the reference has no"),
         (nn.Sequential(Linear(4, 3)), nn.Sequential(nn.ReLU()), "has a ReLU there"),
-        (nn.Sequential(Linear(4, 3)), nn.Sequential(nn.Linear(4, 2)), r"\(4, 3, True\), the ref"),
+        (
+            nn.Sequential(Linear(4, 3)),
+            nn.Sequential(nn.Linear(4, 2)),
+            "'0' has out_features 3, the reference 2",
+        ),
         (nn.Sequential(Linear(4, 3)), nn.Sequential(Linear(4, 3, activation="relu")), "'relu'"),
         (nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3)), "has no engine layer"),
     ],
