@@ -14,7 +14,7 @@ import torch
 
 _BUSY = 1.6  # load a core
 
-__all__ = ["busy_note", "cores", "cpu_model", "environment", "host"]
+__all__ = ["busy_note", "cores", "cpu_model", "environment", "host", "where_text"]
 
 
 def environment() -> dict[str, Any]:
@@ -49,6 +49,15 @@ def host() -> dict[str, Any]:
             "sparsekd": _version("sparsekd"),
         },
     }
+
+
+def where_text(where: Mapping[str, Any]) -> str:
+    """Processor, threads, ISA and torch of an :func:`environment`, for the head of a table."""
+    threads = where["threads"]
+    return (
+        f"{where['cpu']}, {threads} thread{'s' * (threads != 1)}, ISA {where['isa']}, "
+        f"torch {where['versions']['torch']}"
+    )
 
 
 def busy_note(where: Mapping[str, Any]) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsekd.bench.peers import Kind
 from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
-from sparsekd.environment import busy_note
+from sparsekd.environment import busy_note, where_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -154,7 +154,7 @@ class LinearBenchResult:
         where = self.environment
         ratio = f"ratio: time of the best other engine over ours; {MARK} we are slower"
         table = Table(
-            title=f"{where['cpu']}, {self.settings['threads']} threads, ISA {where['isa']}",
+            title=where_text(where),
             caption="\n".join(filter(None, [ratio, busy_note(where)])),
         )
         for name in ("rows x in -> out", "engine"):

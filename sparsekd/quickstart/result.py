@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
-from sparsekd.environment import busy_note
+from sparsekd.environment import busy_note, where_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -150,11 +150,8 @@ class QuickstartResult:
     def __rich__(self) -> Group:
         from rich.console import Group
 
-        where, seeds = self.environment, len(self.rows[0].correct)
-        head = (
-            f"UCI digits, {seeds} seed{'s' * (seeds > 1)}; {where['cpu']}, {where['threads']} "
-            f"threads, ISA {where['isa']}, torch {where['versions']['torch']}"
-        )
+        seeds = len(self.rows[0].correct)
+        head = f"UCI digits, {seeds} seed{'s' * (seeds > 1)}; {where_text(self.environment)}"
         return Group(head, self._table(), *self._lines())
 
     def _table(self) -> Table:

@@ -17,7 +17,7 @@ from sparsekd import backend
 from sparsekd.bench.peers import dynamic_int8
 from sparsekd.benchmark import benchmark
 from sparsekd.convert import convert
-from sparsekd.environment import environment
+from sparsekd.environment import environment, where_text
 from sparsekd.io import load, save
 from sparsekd.modules import weight_mask
 from sparsekd.quickstart.config import QuickstartConfig
@@ -200,7 +200,6 @@ def _torch_file_bytes(model: nn.Module) -> int:
 
 def _write(result: QuickstartResult, folder: Path) -> QuickstartResult:
     """Write the picture, if it can be drawn, and the JSON."""
-    where = result.environment
     series = [
         Series(
             row.name,
@@ -217,8 +216,8 @@ def _write(result: QuickstartResult, folder: Path) -> QuickstartResult:
             series,
             folder / "quickstart.png",
             title="UCI digits: accuracy against latency; area = file size",
-            subtitle=f"{where['cpu']}, {where['threads']} threads, ISA {where['isa']}, torch "
-            f"{where['versions']['torch']}; accuracy: mean of {seeds} seed{'s' * (seeds > 1)}",
+            subtitle=f"{where_text(result.environment)}; "
+            f"accuracy: mean of {seeds} seed{'s' * (seeds > 1)}",
         )
         result = replace(result, files=(picture, *result.files))
     except ImportError as error:

@@ -37,6 +37,9 @@ POINT = Point(
 )
 
 
+WHERE = {"cpu": "a cpu", "threads": 1, "isa": "scalar", "versions": {"torch": "2.13"}}
+
+
 def text_of(result: object) -> str:
     stream = io.StringIO()
     show(result, stream)
@@ -56,7 +59,7 @@ def test_ratios_refer_to_the_best_of_the_others() -> None:
 
 
 def test_table_marks_losses_and_names_the_absent() -> None:
-    result = LinearBenchResult((POINT,), {"threads": 1}, {"cpu": "a cpu", "isa": "scalar"})
+    result = LinearBenchResult((POINT,), {"threads": 1}, WHERE)
     text = text_of(result)
     point = text.split("rows x in -> out")[0].splitlines()
 
