@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sparsekd import backend
 from sparsekd.convert._kinds import EngineLayer, TorchLayer
@@ -85,7 +86,9 @@ def is_pointwise(layer: nn.Module) -> bool:
 def sparsity_of(module: nn.Module) -> float | None:
     """Share of zeros in a weight, masks applied; None without one, or without data."""
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor) or weight.is_meta or weight.layout is not torch.strided:
+    if not isinstance(weight, torch.Tensor) or is_lazy(weight):
+        return None
+    if weight.is_meta or weight.layout is not torch.strided:
         return None
     if weight.dim() < 2 or weight.numel() == 0:
         return None

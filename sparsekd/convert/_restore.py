@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsekd.convert._kinds import EngineLayer, TorchLayer
@@ -119,6 +120,10 @@ def substitute(model: nn.Module, new: Mapping[int, nn.Module], *, inplace: bool)
                     parent._modules[child] = new[key]
         return model
     memo: dict[int, Any] = dict(new)
+    for parameter in model.parameters():
+        if parameter.layout is not torch.strided:  # torch can clone but not deep-copy these
+            clone = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            memo.setdefault(id(parameter), clone)
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:  # whatever a user's attribute raises when copied

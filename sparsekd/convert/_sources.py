@@ -2,7 +2,9 @@
 
 ``torch.nn.utils.prune`` keeps ``weight_orig`` and ``weight_mask`` and multiplies them in a forward
 pre-hook. That hook is part of how the weight is stored, not of what the user wants to see done at
-every call, so conversion applies the mask and drops it; any other hook is refused as ever.
+every call, so conversion applies the mask and drops it. The same holds for the hook that
+``weight_norm`` leaves behind when its parametrization is removed, which only renames the entries of
+old checkpoints. Any other hook is refused as ever.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from sparsekd.convert._kinds import LAYERS
@@ -26,7 +28,7 @@ _TENSORS = ("weight", "bias")
 def plain_layers(model: nn.Module) -> dict[int, nn.Module]:
     """By id, a plain twin of every layer whose weight or bias is sparse, pruned or no parameter.
 
-    A twin shares everything with its layer but these tensors and torch's pruning hooks; a weight
+    A twin shares everything with its layer but these tensors and the hooks named above; a weight
     that was pruned comes with a bool ``weight_mask``.
     """
     return {
@@ -61,6 +63,8 @@ def view_of(model: nn.Module, twins: Mapping[int, nn.Module]) -> nn.Module:
 def _is_plain(module: nn.Module) -> bool:
     if parametrize.is_parametrized(module):
         return True  # refused with the remedy later
+    if _leftovers(module):
+        return False
     for key in _TENSORS:
         tensor: Tensor | None = getattr(module, key)
         if tensor is None:
@@ -70,12 +74,24 @@ def _is_plain(module: nn.Module) -> bool:
     return True
 
 
+def _leftovers(module: nn.Module) -> list[int]:
+    """Keys of the load_state_dict pre-hooks that removed parametrizations left behind."""
+    return [
+        key
+        for key, hook in module._load_state_dict_pre_hooks.items()
+        if getattr(getattr(hook, "hook", hook), "__module__", "") == parametrizations.__name__
+    ]
+
+
 def _plain(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     state, found = twin.__dict__, {key: getattr(module, key) for key in _TENSORS}
     state["_parameters"] = dict(module._parameters)
     state["_buffers"] = dict(module._buffers)
     state["_forward_pre_hooks"] = module._forward_pre_hooks.copy()
+    state["_load_state_dict_pre_hooks"] = module._load_state_dict_pre_hooks.copy()
+    for number in _leftovers(module):
+        del state["_load_state_dict_pre_hooks"][number]
     for number, hook in module._forward_pre_hooks.items():
         name = getattr(hook, "_tensor_name", None)
         if isinstance(hook, BasePruningMethod) and name in _TENSORS:
