@@ -29,6 +29,7 @@ from sparsekd.nn import Conv2d
 __all__ = ["load"]
 
 _LISTED = 5  # names in one message
+_COUNTED = {"windowed": ("values", "positions"), "csr": ("columns", "values")}
 
 
 def load(path: str | os.PathLike[str], model: nn.Module, *, check_hash: bool = True) -> nn.Module:
@@ -193,6 +194,13 @@ def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Engi
             raise FileFormatError(
                 f"tensor {prefix + key!r} is {given.dtype} with {given.dim()} dimensions, "
                 f"expected {value.dtype} with {value.dim()}"
+            )
+        # How many weights are kept is up to the file, all other sizes are the layer's.
+        fixed = 1 if key in _COUNTED.get(entry.kernel, ()) else 0
+        if given.shape[fixed:] != value.shape[fixed:]:
+            raise FileFormatError(
+                f"layer {name!r}: {key}: shape {tuple(given.shape)}, expected "
+                f"{('any', *value.shape[1:]) if fixed else tuple(value.shape)}"
             )
     try:
         engine.set_packed({**dict.fromkeys(engine._buffers), **state}, name=name)

@@ -19,7 +19,15 @@ from sparsekd.io import save
 from sparsekd.quantize import calibrate, prepare_
 from sparsekd.spec import NM, Int8
 
-NUMPY = {"I8": "int8", "U8": "uint8", "I32": "int32", "I64": "int64", "F32": "float32"}
+NUMPY = {
+    "I8": "int8",
+    "U8": "uint8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "F32": "float32",
+    "BF16": "uint16",  # numpy has no bf16: its bits
+}
 
 
 class Student(nn.Module):
