@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from sparsekd.convert import convert
-from sparsekd.nn import Linear
+from sparsekd.nn import Conv2d, Linear
 from sparsekd.quantize import calibrate, prepare_
-from sparsekd.spec import NM, Int8
+from sparsekd.spec import NM, Int8, Unstructured
 from sparsekd.verify import verify
 
 
@@ -51,7 +51,7 @@ def test_a_fake_quantized_relu_model_is_equal_bit_for_bit(activations):
     assert [check.integers_differ for check in report.layers] == [0, 0, 0]
 
 
-@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU])
+@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.Hardswish])
 def test_smooth_activations_have_their_tolerance_and_integers_are_counted(act):
     reference = quantized(act)
     report = verify(convert(reference), reference, torch.randn(64, 48))
@@ -177,6 +177,118 @@ def test_a_second_engine_model_may_be_the_reference():
     assert report.output.rule == "exact"
 
 
+# --- fp32 and bf16, convolutions, BatchNorm -----------------------------------------------------
+
+
+def network() -> nn.Sequential:
+    """conv-bn-relu6, conv-gelu, pool, linear; sparse."""
+    model = nn.Sequential(
+        nn.Conv2d(6, 40, 3, bias=False),
+        nn.BatchNorm2d(40),
+        nn.ReLU6(),
+        nn.Conv2d(40, 33, 3, stride=2, groups=1),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(33 * 4, 7),
+    )
+    with torch.no_grad():
+        model.train()(torch.randn(20, 6, 8, 8) * 3 + 1)
+        for layer in (model[0], model[3], model[6]):
+            layer.weight.mul_(Unstructured(0.8).mask(layer.weight.abs()))
+    return model.eval()
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "bf16"])
+def test_float_schemes_are_held_to_the_bound_of_rounding(scheme):
+    reference, x = network(), torch.randn(3, 6, 8, 8)
+    converted = convert(reference, scheme=scheme)
+    report = verify(converted, reference, x)
+    assert report.ok, str(report)
+    assert [(c.name, c.rule, c.differ) for c in report.layers] == [
+        ("0", "bound", 0),
+        ("3", "bound", 0),
+        ("6", "bound", 0),
+    ]
+    assert report.output.rule == "reported"
+    assert report.output.relative < (1e-5 if scheme == "fp32" else 0.02)
+    assert [c.integers_differ for c in report.layers] == [None] * 3
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "bf16"])
+@pytest.mark.parametrize("layer", [0, 3, 6])
+@pytest.mark.parametrize("buffer", ["values", "bias"])
+def test_one_changed_number_of_a_float_layer_is_found(scheme, layer, buffer):
+    reference = network()
+    converted = convert(reference, scheme=scheme)
+    tensor = getattr(converted[layer], buffer).flatten()
+    place = int(tensor.abs().float().argmax())
+    tensor[place] *= 1.0 + 2.0**-6
+    report = verify(converted, reference, torch.randn(3, 6, 8, 8))
+    found = {check.name: check.reason for check in report.layers}
+    assert "1 weights are not the reference's" in found.pop(str(layer))
+    assert set(found.values()) == {""}
+
+
+@pytest.mark.parametrize("scheme", ["fp32", "bf16"])
+def test_a_wrong_sum_of_a_float_layer_is_found(scheme, monkeypatch):
+    reference = network()
+    converted = convert(reference, scheme=scheme)
+    forward = type(converted[3]).forward
+
+    def off(self, x):
+        y = forward(self, x)
+        y[0, 0, 0, 0] += 1e-3
+        return y
+
+    monkeypatch.setattr(type(converted[3]), "forward", off)
+    report = verify(converted, reference, torch.randn(3, 6, 8, 8))
+    assert report.layers[1].reason == f"1 of {report.layers[1].values} values differ (bound)"
+
+
+def test_nan_and_inf_in_one_sample_do_not_fail_the_others():
+    reference = network()
+    for scheme in ("fp32", "bf16"):
+        x = torch.randn(3, 6, 8, 8)
+        x[0, 0, 3, 3], x[1, 2, 0, 0] = float("nan"), float("inf")
+        assert all(c.ok for c in verify(convert(reference, scheme=scheme), reference, x).layers)
+
+
+def test_a_folded_batch_norm_is_part_of_the_layers_reference():
+    reference, x = network(), torch.randn(3, 6, 8, 8)
+    converted = convert(reference, scheme="int8")
+    report = verify(converted, reference, x, bound=0.05)
+    assert report.ok, str(report)
+    with torch.no_grad():
+        expected = reference[:3](x)
+    assert report.layers[0].max_abs == pytest.approx(
+        float((converted[:3](x) - expected).abs().max())
+    )
+    # Fake-quantized, everything but GELU is equal to the bit, dynamic activations counted too.
+    prepare_(reference)
+    report = verify(convert(reference), reference.eval(), x)
+    assert report.ok, str(report)
+    assert [c.rule for c in report.layers] == ["exact", "4 ulp", "exact"]
+    assert report.layers[0].integers_differ == 0
+
+
+def test_engine_layers_of_another_kernel_have_another_order_of_sums():
+    model = nn.Sequential(nn.Linear(48, 8))
+    csr, windowed = (convert(model, scheme="fp32", kernel=k) for k in ("csr", "windowed"))
+    x = torch.randn(5, 48)
+    assert verify(csr, convert(model, scheme="fp32", kernel="csr"), x).layers[0].rule == "exact"
+    report = verify(csr, windowed, x, bound=1e-5)
+    assert report.ok
+    assert report.layers[0].rule == "reported"
+
+
+def test_unbatched_images_are_compared_too():
+    model = nn.Sequential(nn.Conv2d(4, 5, 3), nn.Conv2d(5, 3, 1))
+    prepare_(model)
+    report = verify(convert(model), model.eval(), torch.randn(4, 6, 6))
+    assert report.ok
+    assert report.layers[0].integers_differ == 0
+
+
 class Dictionary(nn.Module):
     def __init__(self):
         super().__init__()
@@ -245,6 +357,12 @@ def test_the_models_are_left_as_they_were():
         ),
         (nn.Sequential(Linear(4, 3)), nn.Sequential(Linear(4, 3, activation="relu")), "'relu'"),
         (nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3)), "has no engine layer"),
+        (nn.Sequential(Conv2d(4, 3, 1)), nn.Sequential(nn.Linear(4, 3)), "has a Linear there"),
+        (
+            nn.Sequential(Conv2d(4, 3, 3, padding=1)),
+            nn.Sequential(nn.Conv2d(4, 3, 3)),
+            r"'0' has padding \(1, 1\), the reference \(0, 0\)",
+        ),
     ],
 )
 def test_models_that_do_not_match_are_refused_by_name(converted, reference, message):
