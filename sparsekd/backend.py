@@ -201,6 +201,10 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
     Raises:
         ValueError: wrong dtype or shape, a -128, or a number that is not finite.
     """
+    wanted = torch.int8 if fmt.dtype == "s8" else torch.float32
+    if weight.dtype is not wanted:
+        names = [str(dtype).removeprefix("torch.") for dtype in (weight.dtype, wanted)]
+        raise ValueError(f"weight: dtype {names[0]}, expected {names[1]}")
     native, dense = require(), _array("weight", weight.detach().contiguous())
     if fmt.kernel == "depthwise":
         if weight.shape[2] != 1 or groups != weight.shape[0]:

@@ -35,7 +35,9 @@ PYTHON = {
     "benchmark": {"environment", "spec"},
     "doctor": {"backend", "environment"},
     "convert": {*_ENGINE, *_WIRING, "nn"},
-    "verify": {*_ENGINE, "nn"},
+    "comparison": set(),  # what a verification found
+    "rounding": {*_DATA, "nn"},  # the bound of float layers
+    "verify": {*_ENGINE, *_WIRING, "nn", "comparison", "rounding"},
     "tune": {*_ENGINE, "nn", "benchmark"},
     "io": {*_ENGINE, *_WIRING, "nn", "convert"},
     "report": {"benchmark", "environment", "spec"},
