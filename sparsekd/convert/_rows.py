@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import nn
@@ -66,7 +67,7 @@ def _engine_row(name: str, module: nn.Module, engine: EngineLayer, reason: str) 
     scheme = type(engine.scheme).__name__.lower()
     if isinstance(engine.scheme, Int8):
         scheme += f" {engine.scheme.activations}"
-    total = engine.packed_weight().numel()
+    total = math.prod(engine._weight_shape)
     sparsity = 1.0 - engine.kept() / max(total, 1)
     return ConversionRow(
         name, type(module).__name__, engine.kernel, scheme, engine.activation, sparsity, reason
