@@ -22,6 +22,11 @@ from sparsekd.quickstart.data import CLASSES, PIXELS, Digits
 
 __all__ = ["Trainer", "correct", "mlp"]
 
+# The temperature was chosen on images cut out of the training part, not on the held-out ones.
+LOSSES: list[skd.distill.Loss | str] = [
+    skd.distill.SoftTarget(temperature=2.0),
+    skd.distill.HardLabels(),
+]
 WIDE_LAYER = "2"  # of the student; the first and last layers are too small for pruning to pay
 
 
@@ -77,7 +82,7 @@ class Trainer:
     def distilled(self, teacher: nn.Module) -> nn.Module:
         """The student that learns from the teacher's answers as well."""
         student = self._fresh(self.config.hidden)
-        distiller = skd.distill.Distiller(student, teacher, losses=_LOSSES)
+        distiller = skd.distill.Distiller(student, teacher, losses=LOSSES)
         self._fit(student, distiller, self.config.epochs)
         return student
 
@@ -92,7 +97,7 @@ class Trainer:
             schedule=skd.prune.Cubic(begin=steps // 5, end=steps * 7 // 10),
             include=[WIDE_LAYER],
         )
-        distiller = skd.distill.Distiller(student, teacher, losses=_LOSSES)
+        distiller = skd.distill.Distiller(student, teacher, losses=LOSSES)
         self._fit(student, distiller, self.config.epochs, after_step=pruner.step)
         pruner.finalize()
         return student
@@ -129,12 +134,6 @@ class Trainer:
                 after_step()
                 self.on_step()
         model.eval()
-
-
-_LOSSES: list[skd.distill.Loss | str] = [
-    skd.distill.SoftTarget(temperature=2.0),
-    skd.distill.HardLabels(),
-]
 
 
 def _on_labels(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
