@@ -290,6 +290,10 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
             return make(*weights, settings.inputs, *quantization)
         return getattr(native.Conv2dS8, fmt.kernel)(*weights, conv.native(), *quantization)
     if fmt.kernel == "csr":
+        if weights[0].shape != (settings.outputs + 1,):
+            raise ValueError(
+                f"row_ptr: shape {weights[0].shape}, expected ({settings.outputs + 1},)"
+            )
         return native.LinearCsr.from_parts(*weights, settings.inputs, bias, activation)
     window = (settings.window,) if fmt.name == "windowed_f32" else ()
     if conv is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +51,9 @@ class EngineModule(nn.Module):
                 + ", ".join(numerics.ACTIVATIONS)
             )
         if isinstance(scheme, Fp32):
-            scheme = Fp32(scheme.window or 16)
-            settings = dataclasses.replace(settings, window=scheme.window or 16)
+            window: Literal[16, 32] = scheme.window or 16
+            scheme = Fp32(window if kernel == "windowed" else None)
+            settings = dataclasses.replace(settings, window=window)
         self.scheme = scheme
         self.kernel = kernel
         self._format = backend.format_of(scheme, kernel)
@@ -285,9 +286,9 @@ def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:
     return chosen
 
 
-def settle_window(scheme: Scheme, module: nn.Module, groups: int = 1) -> Scheme:
+def settle_window(scheme: Scheme, kernel: str, module: nn.Module, groups: int = 1) -> Scheme:
     """Fp32 with the window that is cheaper for the module's weight, unless one is asked for."""
-    if not isinstance(scheme, Fp32) or scheme.window is not None:
+    if not isinstance(scheme, Fp32) or scheme.window is not None or kernel != "windowed":
         return scheme
     weight = module.weight
     assert isinstance(weight, Tensor)
