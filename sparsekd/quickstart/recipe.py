@@ -22,7 +22,8 @@ from sparsekd.quickstart.data import CLASSES, PIXELS, Digits
 
 __all__ = ["Trainer", "correct", "mlp"]
 
-# The temperature was chosen on images cut out of the training part, not on the held-out ones.
+# Temperature 2 against 4, on images cut out of the training part (four splits): 1444 and 1439 of
+# 1508 correct, 1451 without a teacher. The task is too easy for distillation to show a gain.
 LOSSES: list[skd.distill.Loss | str] = [
     skd.distill.SoftTarget(temperature=2.0),
     skd.distill.HardLabels(),
