@@ -95,7 +95,7 @@ class _ConvNd(EngineModule):
                 f"{where}: padding_mode {module.padding_mode!r}, expected 'zeros'; leave it to "
                 "torch"
             )
-        chosen = settle_window(scheme_for(module, scheme, name), kernel, module, module.groups)
+        chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name)
         try:
             layer = cls(
                 module.in_channels,

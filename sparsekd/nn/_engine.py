@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsekd import backend, numerics, ops
 from sparsekd.modules import quant_spec, weight_mask
-from sparsekd.spec import Fp32, Int8, Scheme
+from sparsekd.spec import Fp32, Int8, Scheme, scheme_from
 
 __all__ = ["EngineModule"]
 
@@ -44,7 +44,7 @@ class EngineModule(nn.Module):
     ) -> None:
         """``weight_shape`` is [outputs, taps, channels of a group]; the weight starts at zero."""
         super().__init__()
-        scheme = Int8() if scheme is None else scheme
+        scheme = Int8() if scheme is None else scheme_from(scheme)
         if settings.activation is not None and settings.activation not in numerics.ACTIVATIONS:
             raise ValueError(
                 f"unknown activation {settings.activation!r}; choices are None, "
@@ -88,11 +88,7 @@ class EngineModule(nn.Module):
             ValueError: weights that are not finite; the message names the layer.
         """
         where = f"layer {name!r}" if name else "the layer"
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)  # every kind that from_float takes has one
-        weight = weight.detach().to("cpu", torch.float32)
-        if (mask := weight_mask(module)) is not None:
-            weight = weight.masked_fill(~mask.to("cpu"), 0.0)
+        weight, bias = masked_weight(module, name), module.bias
         try:
             tensors = self._weight_tensors(weight)
         except ValueError as error:
@@ -270,11 +266,11 @@ def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:
     """
     where = f"layer {name!r}" if name else "the layer"
     own = quant_spec(module)
-    chosen = own or scheme
-    if chosen is None:
+    if own is None and scheme is None:
         raise ValueError(
             f"{where} is not fake-quantized, so a scheme is needed: pass scheme=Int8()"
         )
+    chosen = own or scheme_from(scheme)  # type: ignore[arg-type]  # one of them is not None
     if isinstance(chosen, Int8) and chosen.activations == "static":
         scale = module._buffers.get("input_scale")
         # A fake-quantized layer that was never calibrated holds a NaN scale.
@@ -286,16 +282,30 @@ def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:
     return chosen
 
 
-def settle_window(scheme: Scheme, kernel: str, module: nn.Module, groups: int = 1) -> Scheme:
+def settle_window(scheme: Scheme, kernel: str, module: nn.Module, name: str) -> Scheme:
     """Fp32 with the window that is cheaper for the module's weight, unless one is asked for."""
     if not isinstance(scheme, Fp32) or scheme.window is not None or kernel != "windowed":
         return scheme
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    weight = weight.detach().to("cpu", torch.float32)
-    if (mask := weight_mask(module)) is not None:
-        weight = weight.masked_fill(~mask.to("cpu"), 0.0)
+    weight = masked_weight(module, name)
+    groups = getattr(module, "groups", 1)  # a Linear has none
     return Fp32(16 if backend.cheaper_window(to_taps(weight), groups) == 16 else 32)
+
+
+def masked_weight(module: nn.Module, name: str) -> Tensor:
+    """The weight of a torch module with its recorded mask applied: fp32, on the CPU.
+
+    Raises:
+        ValueError: a mask of another shape or dtype; the message names the layer.
+    """
+    weight, mask = module.weight, weight_mask(module)
+    assert isinstance(weight, Tensor)  # every kind that from_float takes has one
+    if mask is not None and (mask.dtype is not torch.bool or mask.shape != weight.shape):
+        raise ValueError(
+            f"{f'layer {name!r}' if name else 'the layer'}: weight_mask of {mask.dtype} and shape "
+            f"{tuple(mask.shape)}, expected torch.bool and {tuple(weight.shape)}"
+        )
+    weight = weight.detach().to("cpu", torch.float32)
+    return weight if mask is None else weight.masked_fill(~mask.to("cpu"), 0.0)
 
 
 def to_taps(weight: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class Linear(EngineModule):
             ValueError: no scheme, a static scheme without calibration, or weights that are not
                 finite.
         """
-        chosen = settle_window(scheme_for(module, scheme, name), kernel, module)
+        chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name)
         layer = cls(
             module.in_features,
             module.out_features,

@@ -139,7 +139,8 @@ def test_every_kernel_serves_its_layers_and_is_refused_by_name_for_others(conv, 
             continue
         converted = convert(model, x, scheme=scheme, kernel=kernel)
         assert isinstance(converted[0], (Linear, Conv1d, Conv2d))
-        assert (converted[0].kernel, converted[0].scheme) == (kernel, scheme)
+        settled = Fp32() if scheme == Fp32(16) and kernel != "windowed" else scheme
+        assert (converted[0].kernel, converted[0].scheme) == (kernel, settled)
         report = verify(converted, model, x, bound=0.05)
         assert report.ok, f"{kernel}: {report}"
         if not isinstance(conv, nn.Linear):
