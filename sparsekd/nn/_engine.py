@@ -299,6 +299,10 @@ def masked_weight(module: nn.Module, name: str) -> Tensor:
     """
     weight, mask = module.weight, weight_mask(module)
     assert isinstance(weight, Tensor)  # every kind that from_float takes has one
+    if weight.is_meta or weight.is_complex():
+        came = "on device meta" if weight.is_meta else f"of dtype {weight.dtype}"
+        where = f"layer {name!r}" if name else "the layer"
+        raise ValueError(f"{where}: a weight {came}, expected real numbers")
     if mask is not None and (mask.dtype is not torch.bool or mask.shape != weight.shape):
         raise ValueError(
             f"{f'layer {name!r}' if name else 'the layer'}: weight_mask of {mask.dtype} and shape "

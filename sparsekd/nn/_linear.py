@@ -82,6 +82,8 @@ class Linear(EngineModule):
             ValueError: no scheme, a static scheme without calibration, or weights that are not
                 finite.
         """
+        if not isinstance(module, nn.Linear):
+            raise TypeError(f"Linear.from_float: got {type(module).__name__}, expected nn.Linear")
         chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name)
         layer = cls(
             module.in_features,
