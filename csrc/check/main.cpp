@@ -146,13 +146,11 @@ bool report(const std::string& isa, std::uint64_t problems, const Tally& tally) 
     if (problems < kSmallRun) continue;
     if (c.problems == 0) std::printf("FAIL: no problem of %s ran on %s\n", name, isa.c_str());
     // A sparse weight is mostly zeros: of the formats, that is no fault.
-    const bool format =
-        static_cast<Op>(op) == Op::format_windowed_s8 || static_cast<Op>(op) == Op::format_dense_s8;
-    const bool tells = format || 100 * c.telling >= kTellingPercent * (c.problems - c.empty);
+    const bool tells = is_format(static_cast<Op>(op)) ||
+                       100 * c.telling >= kTellingPercent * (c.problems - c.empty);
     if (!tells) std::printf("FAIL: too few problems of %s could tell a difference\n", name);
-    const bool linear =
-        static_cast<Op>(op) == Op::linear_windowed_s8 || static_cast<Op>(op) == Op::linear_dense_s8;
-    const bool threads = !linear || 100 * c.threaded >= kThreadedPercent * c.problems;
+    const bool layer = is_linear(static_cast<Op>(op)) || is_conv(static_cast<Op>(op));
+    const bool threads = !layer || 100 * c.threaded >= kThreadedPercent * c.problems;
     if (!threads) std::printf("FAIL: too few problems of %s used several threads\n", name);
     enough = enough && c.problems > 0 && tells && threads;
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "check/compare.h"
 #include "core/check.h"
@@ -192,6 +193,48 @@ void leaves_flush_on(const EpilogueFp32& job) {
 #endif
 }
 
+// Convolutions: the tile is changed on its way to the kernel.
+template <class Weight, class Kernel>
+void with_rows(const Weight& weight, const TileS8& tile, std::vector<const std::uint8_t*> rows,
+               const Kernel& kernel) {
+  TileS8 changed = tile;
+  changed.rows = rows.data();
+  kernel(weight, changed);
+}
+std::vector<const std::uint8_t*> rows_of(const TileS8& tile) {
+  return {tile.rows, tile.rows + tile.taps * tile.row_count};
+}
+
+// Padding that holds the byte 0, which stands for -zero_point. The padding row is the one that
+// several taps share and that holds zero points alone.
+template <class Weight, void (*KernelTable::*entry)(const Weight&, const TileS8&)>
+void wrong_border(const Weight& weight, const TileS8& tile) {
+  const std::vector<std::uint8_t> zeros(static_cast<std::size_t>(tile.inputs), 0);
+  std::vector<const std::uint8_t*> rows = rows_of(tile);
+  const std::vector<const std::uint8_t*> real = rows;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::uint8_t* row = real[i];
+    const auto shared = static_cast<std::size_t>(std::count(real.begin(), real.end(), row));
+    const bool padding = shared > 1 && shared < real.size() &&
+                         std::count(row, row + tile.inputs, tile.zero_point) == tile.inputs;
+    if (padding) rows[i] = zeros.data();
+  }
+  with_rows(weight, tile, rows, base.*entry);
+}
+
+// Taps in column order; only where a kernel of 3 x 3, 5 x 5 or 7 x 7 may be meant.
+template <class Weight, void (*KernelTable::*entry)(const Weight&, const TileS8&)>
+void swapped_taps(const Weight& weight, const TileS8& tile) {
+  const int side = tile.taps == 9 ? 3 : tile.taps == 25 ? 5 : tile.taps == 49 ? 7 : 1;
+  std::vector<const std::uint8_t*> rows = rows_of(tile);
+  for (int tap = 0; tap < side * side; ++tap) {
+    const int other = tap % side * side + tap / side;
+    std::copy_n(tile.rows + other * tile.row_count, tile.row_count,
+                rows.begin() + tap * tile.row_count);
+  }
+  with_rows(weight, tile, rows, base.*entry);
+}
+
 struct Mutant {
   const char* name;
   void (*apply)(KernelTable& table);
@@ -215,6 +258,18 @@ constexpr Mutant kMutants[] = {
     {"dividing_quantizer", [](KernelTable& t) { t.quantize_dynamic_s8 = dividing_quantizer; }},
     {"half_away", [](KernelTable& t) { t.quantize_static_u8 = half_away; }},
     {"leaves_flush_on", [](KernelTable& t) { t.epilogue_fp32 = leaves_flush_on; }},
+    {"wrong_border",
+     [](KernelTable& t) {
+       t.linear_windowed_s8 = wrong_border<WindowedS8, &KernelTable::linear_windowed_s8>;
+       t.linear_dense_s8 = wrong_border<DenseS8, &KernelTable::linear_dense_s8>;
+       t.depthwise_s8 = wrong_border<DepthwiseS8, &KernelTable::depthwise_s8>;
+     }},
+    {"swapped_taps",
+     [](KernelTable& t) {
+       t.linear_windowed_s8 = swapped_taps<WindowedS8, &KernelTable::linear_windowed_s8>;
+       t.linear_dense_s8 = swapped_taps<DenseS8, &KernelTable::linear_dense_s8>;
+       t.depthwise_s8 = swapped_taps<DepthwiseS8, &KernelTable::depthwise_s8>;
+     }},
 };
 
 }  // namespace

@@ -1,9 +1,10 @@
 #include "check/problem.h"
 
 #include <algorithm>
+#include <numeric>
 #include <sstream>
 
-#include "check/random.h"
+#include "check/pick.h"
 
 namespace skd::check {
 namespace {
@@ -11,10 +12,12 @@ namespace {
 constexpr const char* kOpNames[kOps] = {
     "quantize_dynamic_s8", "quantize_static_u8", "tile_windowed_s8", "tile_dense_s8",
     "epilogue_fp32",       "linear_windowed_s8", "linear_dense_s8",  "format_windowed_s8",
-    "format_dense_s8",     "refuse_linear_s8",
+    "format_dense_s8",     "refuse_linear_s8",   "conv_windowed_s8", "conv_dense_s8",
+    "conv_depthwise_s8",
 };
-// Of 100 problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1};
+// Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
+// rarest.
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5};
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -27,29 +30,12 @@ constexpr const char* kEnvironmentNames[] = {"standard", "flush",       "upward"
                                              "downward", "toward-zero", "flush+upward"};
 
 Op pick_op(Random& random) {
-  std::int64_t ticket = random.in(0, 99);
+  std::int64_t ticket = random.in(0, std::accumulate(kOpShares, kOpShares + kOps, 0) - 1);
   for (int op = 0; op < kOps; ++op) {
     ticket -= kOpShares[op];
     if (ticket < 0) return static_cast<Op>(op);
   }
   return Op::quantize_dynamic_s8;
-}
-
-// A size: mostly small, often beside a multiple of 4, 16 or 64, now and then a large one.
-std::int64_t pick_size(Random& random, std::int64_t largest) {
-  const std::int64_t kind = random.in(0, 99);
-  std::int64_t size = 0;
-  if (kind < 40) {
-    size = random.in(1, 48);
-  } else if (kind < 85) {
-    const std::int64_t unit = random.pick({4, 16, 64});
-    size = unit * random.in(1, 320 / unit) + random.pick({-3, -1, 0, 0, 0, 1, 2});
-  } else if (kind < 96) {
-    size = random.in(65, 700);
-  } else {
-    size = random.in(700, 4200);
-  }
-  return std::clamp<std::int64_t>(size, 1, largest);
 }
 
 std::int64_t pick_budget(Random& random) { return random.percent(5) ? 3000000 : 200000; }
@@ -69,41 +55,8 @@ void limit_work(Problem& p, std::int64_t budget) {
   while (work() > 8 * budget) (p.outputs < p.inputs ? p.inputs : p.outputs) /= 2;
 }
 
-void pick_weights(Random& random, Problem& p) {
-  p.mask = random.pick({Mask::full, Mask::nm_32, Mask::nm_32, Mask::nm_32, Mask::nm_64, Mask::nm_64,
-                        Mask::random, Mask::random, Mask::random, Mask::ragged, Mask::ragged,
-                        Mask::half, Mask::half, Mask::quarter});
-  if (random.percent(9)) p.mask = random.pick({Mask::empty, Mask::one_output, Mask::last_input});
-  if (p.mask == Mask::nm_32) p.mask_n = random.pick({1, 2, 4, 4, 6, 8, 16});
-  if (p.mask == Mask::nm_64) p.mask_n = random.pick({2, 4, 8, 12, 16, 32});
-  if (p.mask == Mask::random) p.mask_n = random.pick({2, 10, 25, 50, 75, 95});
-  p.weights = random.pick({WeightFill::any, WeightFill::any, WeightFill::any, WeightFill::small,
-                           WeightFill::extremes, WeightFill::extremes, WeightFill::all_127});
-}
-
-void pick_bytes(Random& random, Problem& p) {
-  p.bytes = random.pick({ByteFill::any, ByteFill::any, ByteFill::any, ByteFill::small,
-                         ByteFill::extremes, ByteFill::extremes, ByteFill::all_255});
-  p.zero_point = random.pick({0, 1, 77, 128, 128, 200, 255});
-}
-
-void pick_floats(Random& random, Problem& p) {
-  if (random.percent(82)) {
-    p.floats =
-        random.pick({FloatFill::normal, FloatFill::normal, FloatFill::integers, FloatFill::ties,
-                     FloatFill::ties, FloatFill::wide, FloatFill::mixed, FloatFill::mixed});
-  } else {
-    p.floats = random.pick({FloatFill::zeros, FloatFill::tiny, FloatFill::subnormal, FloatFill::nan,
-                            FloatFill::inf, FloatFill::huge});
-  }
-}
-
 void pick_output(Random& random, Problem& p) {
-  p.bias = random.percent(60);
-  p.activation =
-      random.pick({Activation::none, Activation::none, Activation::none, Activation::relu,
-                   Activation::relu, Activation::gelu, Activation::gelu, Activation::silu,
-                   Activation::silu, Activation::relu6, Activation::hardswish});
+  pick_activation(random, p);
   if (random.percent(40)) p.out_gap = random.in(1, 37);
 }
 
@@ -141,10 +94,7 @@ void pick_linear(Random& random, Problem& p) {
   if (random.percent(2)) p.outputs = 0;
   p.same_rows = random.percent(4);
   if (p.rows > 0 && random.percent(30)) p.split = random.in(0, p.rows);
-  if (random.percent(40)) {
-    p.environment = random.pick({Environment::flush, Environment::upward, Environment::downward,
-                                 Environment::toward_zero, Environment::flush_upward});
-  }
+  pick_environment(random, p);
 }
 
 }  // namespace
@@ -193,6 +143,11 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       p.dynamic = random.percent(40);
       p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
       break;
+    case Op::conv_windowed_s8:
+    case Op::conv_dense_s8:
+    case Op::conv_depthwise_s8:
+      pick_conv(random, p);
+      break;
   }
   p.seed = random.next();
   return p;
@@ -200,9 +155,7 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
 
 std::string describe(const Problem& p) {
   const auto index = [](auto choice) { return static_cast<std::size_t>(choice); };
-  const bool tile = p.op == Op::tile_windowed_s8 || p.op == Op::tile_dense_s8;
-  const bool linear = p.op == Op::linear_windowed_s8 || p.op == Op::linear_dense_s8;
-  const bool format = p.op == Op::format_windowed_s8 || p.op == Op::format_dense_s8;
+  const bool tile = is_tile(p.op), linear = is_linear(p.op), conv = is_conv(p.op);
   const bool quantize = p.op == Op::quantize_dynamic_s8 || p.op == Op::quantize_static_u8;
   std::ostringstream text;
   text << name_of(p.op) << ' ';
@@ -210,20 +163,23 @@ std::string describe(const Problem& p) {
     text << p.inputs;
   } else if (p.op == Op::epilogue_fp32) {
     text << p.rows << 'x' << p.outputs;
+  } else if (conv) {
+    text << describe_images(p);
   } else if (p.op != Op::refuse_linear_s8) {
     text << p.rows << 'x' << p.inputs << "->" << p.outputs;
   }
-  if (p.taps > 1) text << " taps=" << p.taps;
+  if (p.taps > 1 && !conv) text << " taps=" << p.taps;
   if (tile) text << " slices=" << p.first_slice << '+' << p.slice_count;
-  if (tile || linear || format) {
+  if (tile || linear || conv || is_format(p.op)) {
     text << " mask=" << kMaskNames[index(p.mask)];
     if (p.mask_n > 0) text << ':' << p.mask_n;
     text << " weights=" << kWeightNames[index(p.weights)];
   }
-  if (tile) text << " bytes=" << kByteNames[index(p.bytes)];
-  if (quantize || linear) text << " x=" << kFloatNames[index(p.floats)];
-  if (linear) text << (p.dynamic ? " dynamic" : " static");
-  if (p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !format) {
+  if (tile || (conv && p.images.u8_in)) text << " bytes=" << kByteNames[index(p.bytes)];
+  if (quantize || linear || (conv && !p.images.u8_in))
+    text << " x=" << kFloatNames[index(p.floats)];
+  if (linear || conv) text << (p.dynamic ? " dynamic" : " static");
+  if (p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !is_format(p.op)) {
     text << " zp=" << p.zero_point;
   }
   if (p.bias) text << " bias";
@@ -231,7 +187,7 @@ std::string describe(const Problem& p) {
   if (p.in_gap > 0) text << " in+" << p.in_gap;
   if (p.out_gap > 0) text << " out+" << p.out_gap;
   if (p.split > 0) text << " split=" << p.split;
-  if (linear) text << " threads=" << p.threads;
+  if (linear || conv) text << " threads=" << p.threads;
   if (p.environment != Environment::standard)
     text << ' ' << kEnvironmentNames[index(p.environment)];
   if (p.same_rows) text << " same-rows";

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "ops/conv2d.h"
 
 namespace skd::check {
 
@@ -21,9 +22,21 @@ enum class Op : int {
   format_windowed_s8,  // pack, unpack and the refusal of malformed parts
   format_dense_s8,
   refuse_linear_s8,  // scales, zero points and sums that a layer must not accept
+  conv_windowed_s8,  // the whole operation of ops/conv2d.h
+  conv_dense_s8,
+  conv_depthwise_s8,
 };
-inline constexpr int kOps = 10;
+inline constexpr int kOps = 13;
 const char* name_of(Op op);
+
+// What an operation is made of.
+inline bool is_conv(Op op) {
+  return op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 || op == Op::conv_depthwise_s8;
+}
+inline bool is_linear(Op op) { return op == Op::linear_windowed_s8 || op == Op::linear_dense_s8; }
+inline bool is_tile(Op op) { return op == Op::tile_windowed_s8 || op == Op::tile_dense_s8; }
+inline bool is_format(Op op) { return op == Op::format_windowed_s8 || op == Op::format_dense_s8; }
+inline bool is_depthwise(Op op) { return op == Op::conv_depthwise_s8; }
 
 enum class Mask : int {
   full,
@@ -54,6 +67,16 @@ enum class FloatFill : int {
 };
 enum class Environment : int { standard, flush, upward, downward, toward_zero, flush_upward };
 
+// What a convolution has beside the fields of every problem; its batch is `rows`, and `outputs`,
+// `inputs` (of one group) and `taps` follow from the geometry.
+struct Images {
+  ConvGeometry geometry{};
+  std::int64_t height = 1, width = 1, out_height = 1, out_width = 1;
+  Layout in = Layout::nchw, out = Layout::nchw;
+  bool u8_in = false, u8_out = false;
+  std::int32_t out_zero_point = 0;
+};
+
 struct Problem {
   std::uint64_t seed = 0;  // of the data
   Op op = Op::quantize_dynamic_s8;
@@ -69,10 +92,11 @@ struct Problem {
   std::int32_t zero_point = 128;
   Activation activation = Activation::none;
   std::int64_t in_gap = 0, out_gap = 0;  // elements between the rows of the input and the output
-  std::int64_t split = 0;                // linear: rows of a first call, the rest in a second
+  std::int64_t split = 0;                // layers: rows of a first call, the rest in a second
   int threads = 1;
   Environment environment = Environment::standard;
   bool same_rows = false;  // all rows of the input are one and the same (stride 0, padding rows)
+  Images images;
 };
 
 Problem make_problem(std::uint64_t seed, std::uint64_t index);

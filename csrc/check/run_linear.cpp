@@ -1,6 +1,5 @@
 // The whole operation of ops/linear.h, as a caller sees it.
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -8,6 +7,7 @@
 
 #include "check/data.h"
 #include "check/runner.h"
+#include "check/thread_watch.h"
 #include "kernels/reference.h"
 #include "ops/linear.h"
 
@@ -86,31 +86,6 @@ LinearS8 make_layer(const Problem& p, const LinearData& data) {
   return LinearS8(pack(p.op == Op::linear_windowed_s8, data.dense, p.outputs, p.inputs),
                   data.scale.data(), data.bias_or_null(), data.quant, p.activation);
 }
-
-// A table whose epilogue notes the threads that call it: most problems are small and run on one,
-// whatever they ask for, and the run must tell if all did.
-class ThreadWatch {
- public:
-  explicit ThreadWatch(const KernelTable& table) : table_(table) {
-    inner = table.epilogue_fp32;
-    table_.epilogue_fp32 = [](const EpilogueFp32& job) {
-      thread_local int last_watch = 0;
-      if (last_watch != watch) ++threads;
-      last_watch = watch;
-      inner(job);
-    };
-    ++watch;
-    threads = 0;
-  }
-  const KernelTable& table() const { return table_; }
-  bool several() const { return threads > 1; }
-
- private:
-  static inline void (*inner)(const EpilogueFp32&) = nullptr;
-  static inline int watch = 0;
-  static inline std::atomic<int> threads{0};
-  KernelTable table_;
-};
 
 // What the scalar kernels give, on one thread, all rows in one call.
 std::vector<float> scalar_result(const Problem& p, const LinearData& data) {

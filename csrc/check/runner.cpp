@@ -21,6 +21,10 @@ Coverage run(const Problem& problem, const Subject& subject) {
       return run_dense_format(problem, subject.memory);
     case Op::refuse_linear_s8:
       return run_refusal(problem, subject);
+    case Op::conv_windowed_s8:
+    case Op::conv_dense_s8:
+    case Op::conv_depthwise_s8:
+      return run_conv_s8(problem, subject);
   }
   throw Failure("no such operation");
 }

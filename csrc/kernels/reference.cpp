@@ -32,6 +32,27 @@ float absolute_maximum(const float* x, std::int64_t count) {
   return value;
 }
 
+// Calls add(pixel, output, offset in the image, offset in the weight) for every product of a
+// convolution.
+template <class Add>
+void for_each_product(const Conv& c, const Add& add) {
+  const std::int64_t inputs = c.channels / c.groups, per_group = c.outputs / c.groups;
+  for (std::int64_t pixel = 0; pixel < c.out_height * c.out_width; ++pixel) {
+    for (std::int64_t tap = 0; tap < c.kernel_h * c.kernel_w; ++tap) {
+      const std::int64_t y =
+          pixel / c.out_width * c.stride_h + tap / c.kernel_w * c.dilation_h - c.pad_top;
+      const std::int64_t x =
+          pixel % c.out_width * c.stride_w + tap % c.kernel_w * c.dilation_w - c.pad_left;
+      if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
+      for (std::int64_t o = 0; o < c.outputs; ++o) {
+        const std::int64_t image = (y * c.width + x) * c.channels + o / per_group * inputs;
+        const std::int64_t weight = (o * c.kernel_h * c.kernel_w + tap) * inputs;
+        for (std::int64_t k = 0; k < inputs; ++k) add(pixel, o, image + k, weight + k);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 float quantize_dynamic_s8(const float* x, std::int64_t count, std::uint8_t* u) {
@@ -75,6 +96,16 @@ void accumulate(const std::int8_t* dense, std::int64_t outputs, std::int64_t inp
       acc[r * outputs + o] = products - zero_point * weights;
     }
   }
+}
+
+void convolve_s8(const Conv& conv, const std::uint8_t* u, std::int32_t zero_point,
+                 const std::int8_t* dense, std::int64_t* acc) {
+  for (std::int64_t i = 0; i < conv.out_height * conv.out_width * conv.outputs; ++i) acc[i] = 0;
+  for_each_product(
+      conv, [&](std::int64_t pixel, std::int64_t output, std::int64_t image, std::int64_t weight) {
+        acc[pixel * conv.outputs + output] +=
+            (static_cast<std::int64_t>(u[image]) - zero_point) * dense[weight];
+      });
 }
 
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias) {

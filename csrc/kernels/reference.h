@@ -25,6 +25,17 @@ void accumulate(const std::int8_t* dense, std::int64_t outputs, std::int64_t inp
                 const std::uint8_t* const* rows, std::int64_t row_count, std::int32_t zero_point,
                 std::int64_t* acc);
 
+// One image under a convolution. A tap outside the image adds nothing, which is what padding means.
+struct Conv {
+  std::int64_t height, width, channels, out_height, out_width, outputs, groups;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+};
+// acc[pixel][output] = sum (u - zero_point) w over the taps inside the image and the channels of
+// the output's group. u: [height][width][channels]; dense: [outputs][kernel_h][kernel_w][channels /
+// groups].
+void convolve_s8(const Conv& conv, const std::uint8_t* u, std::int32_t zero_point,
+                 const std::int8_t* dense, std::int64_t* acc);
+
 // float(acc) * (row_scale * scale), then + *bias unless bias is null; each step rounded to fp32.
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias);
 

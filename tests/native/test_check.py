@@ -10,7 +10,7 @@ import pytest
 from sparsekd import backend
 
 LINE = re.compile(r"^FAIL: skd-check (--isa \S+ --seed \d+ --only \d+(?: --mutant \w+)?)  # (.+)$")
-OPERATIONS = 10
+OPERATIONS = 13
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
@@ -64,6 +64,15 @@ def test_every_mutant_is_found_and_its_line_repeats_it(mutant: str, isa: str) ->
     # Without its mistake the same problem passes.
     unbroken = check(*match[1].split(" --mutant ")[0].split())
     assert unbroken.returncode == 0, unbroken.stdout
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize("mutant", ["wrong_border", "swapped_taps"])
+def test_convolutions_find_what_only_convolutions_can(mutant: str, isa: str) -> None:
+    *_, last = check("--isa", isa, "--problems", "4000", "--mutant", mutant).stdout.splitlines()
+    match = LINE.match(last)
+    assert match, last
+    assert match[2].startswith("conv_")
 
 
 @pytest.mark.parametrize(
