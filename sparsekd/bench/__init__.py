@@ -1,6 +1,15 @@
 """Comparisons with other engines, in one run and by one protocol."""
 
 from sparsekd.bench.linear import LinearBenchConfig, bench_linear
+from sparsekd.bench.model import ModelBenchConfig, bench_model
+from sparsekd.bench.model_result import ModelBenchResult
 from sparsekd.bench.result import LinearBenchResult
 
-__all__ = ["LinearBenchConfig", "LinearBenchResult", "bench_linear"]
+__all__ = [
+    "LinearBenchConfig",
+    "LinearBenchResult",
+    "ModelBenchConfig",
+    "ModelBenchResult",
+    "bench_linear",
+    "bench_model",
+]

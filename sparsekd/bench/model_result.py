@@ -12,7 +12,7 @@ from sparsekd.bench.peers import Kind
 from sparsekd.bench.result import Entry
 from sparsekd.bench.variants import Agreement, Variant
 from sparsekd.benchmark import MARK, format_ratio, format_times
-from sparsekd.environment import busy_note
+from sparsekd.environment import busy_note, where_text
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -199,12 +199,10 @@ class ModelBenchResult:
     def __rich__(self) -> Group:
         from rich.console import Group
 
-        where = self.environment
-        head = f"{where['cpu']}, {self.settings['threads']} threads, ISA {where['isa']}"
         tail = [
             f"ratio: time of the best other engine over ours; {MARK} we are slower",
             "error: of the output, relative, root mean square, against float64 of the same weights",
-            busy_note(where),
+            busy_note(self.environment),
         ]
         tables = [table for model in self.models for table in (model.checks(), model.times())]
-        return Group(head, *tables, "\n".join(filter(None, tail)))
+        return Group(where_text(self.environment), *tables, "\n".join(filter(None, tail)))

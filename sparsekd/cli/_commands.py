@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from sparsekd.bench import LinearBenchConfig, bench_linear
+from sparsekd.bench import LinearBenchConfig, ModelBenchConfig, bench_linear, bench_model
 from sparsekd.doctor import diagnose
 from sparsekd.quickstart import QuickstartConfig, quickstart
 from sparsekd.report import show
@@ -61,6 +61,18 @@ def _run_bench_linear(arguments: Any) -> int:
     return 0
 
 
+def _bench_model_arguments(parser: ArgumentParser) -> None:
+    _flags_of(ModelBenchConfig)(parser)
+    parser.add_argument("names", nargs="?", help="The same as --models, and before it.")
+
+
+def _run_bench_model(arguments: Any) -> int:
+    arguments.models = arguments.names or arguments.models
+    result = bench_model(_filled(ModelBenchConfig, arguments))
+    show(result)
+    return 0 if result.verified else 1
+
+
 def _doctor_arguments(parser: ArgumentParser) -> None:
     parser.add_function_arguments(diagnose)
     parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
@@ -96,6 +108,17 @@ COMMANDS = (
         ),
         _flags_of(LinearBenchConfig),
         _run_bench_linear,
+    ),
+    Command(
+        ("bench", "model"),
+        "Time whole models, verified first: resnet18, resnet50, mobilenetv2, minilm.",
+        (
+            "sparsekd bench model resnet50              in the source tree, where bench/models is",
+            "sparsekd bench model minilm --sparsities 0.5 --threads 1",
+            "sparsekd bench model resnet18,minilm --peers false --rounds 3    a quick look",
+        ),
+        _bench_model_arguments,
+        _run_bench_model,
     ),
     Command(
         ("doctor",),

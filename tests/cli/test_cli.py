@@ -12,22 +12,25 @@ from typing import Any
 
 import pytest
 
-from sparsekd.bench import LinearBenchConfig
+from sparsekd.bench import LinearBenchConfig, ModelBenchConfig
 from sparsekd.cli import _commands, main
 from sparsekd.doctor import Check, Diagnosis
 from sparsekd.quickstart import QuickstartConfig
 
 WORDS = [" ".join(command.words) for command in _commands.COMMANDS]
-CONFIGS: dict[str, Any] = {"quickstart": QuickstartConfig, "bench linear": LinearBenchConfig}
+CONFIGS: dict[str, Any] = {
+    "quickstart": QuickstartConfig,
+    "bench linear": LinearBenchConfig,
+    "bench model": ModelBenchConfig,
+}
+Config = QuickstartConfig | LinearBenchConfig | ModelBenchConfig
 
 
 class ReachedError(Exception):
     """Raised in place of a library call, with its argument."""
 
 
-def argument_of(
-    monkeypatch: pytest.MonkeyPatch, function: str, words: list[str]
-) -> QuickstartConfig | LinearBenchConfig:
+def argument_of(monkeypatch: pytest.MonkeyPatch, function: str, words: list[str]) -> Config:
     """What the command hands to the library call."""
 
     def stop(config: Any) -> None:
@@ -36,12 +39,12 @@ def argument_of(
     monkeypatch.setattr(_commands, function, stop)
     with pytest.raises(ReachedError) as caught:
         main(words)
-    config: QuickstartConfig | LinearBenchConfig = caught.value.args[0]
+    config: Config = caught.value.args[0]
     return config
 
 
 def test_commands_are_those_that_exist() -> None:
-    assert WORDS == ["quickstart", "bench linear", "doctor"]
+    assert WORDS == ["quickstart", "bench linear", "bench model", "doctor"]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -64,6 +67,17 @@ def test_top_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defaults_are_those_of_the_dataclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert argument_of(monkeypatch, "quickstart", ["quickstart"]) == QuickstartConfig()
     assert argument_of(monkeypatch, "bench_linear", ["bench", "linear"]) == LinearBenchConfig()
+    assert argument_of(monkeypatch, "bench_model", ["bench", "model"]) == ModelBenchConfig()
+
+
+def test_models_are_named_without_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    words = ["bench", "model", "resnet50,minilm", "--threads", "1", "--peers", "false"]
+    expected = ModelBenchConfig(models="resnet50,minilm", threads=1, peers=False)
+    assert argument_of(monkeypatch, "bench_model", words) == expected
+    file = tmp_path / "bench.yaml"
+    file.write_text("models: resnet50\nrounds: 3\n")
+    read = argument_of(monkeypatch, "bench_model", ["bench", "model", "--config", str(file)])
+    assert read == ModelBenchConfig(models="resnet50", rounds=3)
 
 
 def test_flags_and_yaml_fill_the_same_dataclass(
@@ -88,7 +102,7 @@ def test_flags_and_yaml_fill_the_same_dataclass(
     [
         ([], 'expected "command" to be one of'),
         (["nope"], "invalid choice: 'nope'"),
-        (["bench"], "to be one of {linear}"),
+        (["bench"], "to be one of {linear,model}"),
         (["quickstart", "--nope", "1"], "unrecognized arguments: --nope 1"),
         (["quickstart", "--seeds", "x"], "Got value: x (see sparsekd quickstart --help)"),
         (["bench", "linear", "--threads", "two"], "Got value: two"),
@@ -109,6 +123,8 @@ def test_wrong_usage_is_one_line_and_status_2(
         (["quickstart", "--seeds", "0"], "seeds must be at least 1, got 0"),
         (["quickstart", "--pattern", "9:8"], "1 <= n <= m"),
         (["bench", "linear", "--shapes", "3"], "a shape is <in>x<out>"),
+        (["bench", "model", "--rounds", "0"], "rounds >= 1"),
+        (["bench", "model", "--definitions", "nowhere"], "no model definitions in 'nowhere'"),
         (["doctor", "--problems", "0"], "problems >= 1"),
     ],
 )

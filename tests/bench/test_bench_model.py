@@ -1,0 +1,293 @@
+"""``bench model``: models are verified, compared with everyone, and all of it is told."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sparsekd.bench import ModelBenchConfig, ModelBenchResult, bench_model
+from sparsekd.bench.definitions import ModelDefinition
+from sparsekd.bench.model import run_case
+from sparsekd.bench.networks import (
+    Contender,
+    NetworkProblem,
+    channels_last,
+    module_contender,
+    network_peers,
+)
+from sparsekd.bench.peers import Engine, PeerMissingError
+from sparsekd.bench.variants import agreement, make_variant
+from sparsekd.report import show
+
+FOLDER = Path(__file__).resolve().parents[2] / "bench" / "models"
+
+#: A folder of definitions as a user could write one.
+TINY = """
+import torch
+from torch import nn
+from sparsekd.bench.definitions import ModelDefinition
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2), nn.BatchNorm2d(64), nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+    ).eval().requires_grad_(False)
+
+def inputs(batch, seed=0):
+    torch.manual_seed(seed)
+    return [(torch.randn(batch, 3, 9, 9),) for _ in range(2)]
+
+MODELS = {
+    "tiny": ModelDefinition(
+        build=build,
+        cases={"1": lambda: inputs(1), "3": lambda: inputs(3)},
+        samples=lambda: inputs(5, 7),
+        note="a note, random weights",
+        not_pruned=("0",),
+        images=True,
+    ),
+}
+"""
+
+
+def text_of(result: object) -> str:
+    stream = io.StringIO()
+    show(result, stream)
+    return stream.getvalue()
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ModelBenchConfig:
+    folder = tmp_path / "definitions"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(TINY)
+    return ModelBenchConfig(
+        models="tiny",
+        sparsities="0.75",
+        threads=1,
+        rounds=1,
+        calls=2,
+        pause_s=0.0,
+        peers=False,
+        definitions=str(folder),
+        out=str(tmp_path / "out"),
+    )
+
+
+def encoder() -> nn.Module:
+    """Two arguments, one of them integers, as an encoder has it."""
+
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 32)
+            self.one, self.two = nn.Linear(32, 64), nn.Linear(64, 32)
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            states = self.two(nn.functional.gelu(self.one(self.table(ids))))
+            pooled: Tensor = (states * mask.unsqueeze(-1)).sum(1)
+            return pooled
+
+    return Encoder().eval().requires_grad_(False)
+
+
+def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
+    result = bench_model(config, progress=False)
+    assert result.verified
+    figures = result.models[0]
+    assert [variant.name for variant in figures.variants] == [
+        "sparsekd dense int8",
+        "sparsekd 8:32 int8",
+    ]
+    names = [entry.name for entry in figures.cases[0].entries]
+    assert names == [
+        "sparsekd dense int8",
+        "sparsekd dense int8, NCHW inputs",
+        "sparsekd 8:32 int8",
+        "sparsekd 8:32 int8, NCHW inputs",
+        "torch fp32",
+        "torch fp32 channels_last",
+    ]
+    assert [case.name for case in figures.cases] == ["1", "3"]
+    assert result.files == (Path(config.out, "model.json"),)
+    read = json.loads(result.files[0].read_text())
+    assert read["settings"]["models"] == "tiny"
+    assert "versions" in read["environment"]
+    told = read["models"][0]
+    assert told["note"] == "a note, random weights"
+    assert told["variants"][1]["verified"]["ok"] is True
+    assert told["variants"][1]["coverage"]["rows"]
+    for case in told["cases"]:
+        for engine in case["engines"]:
+            assert len(engine["samples_s"]) == 1
+            assert engine["error"] < 0.1
+            assert ("ratio to best dense fp32" in engine) == engine["name"].startswith("sparsekd")
+    text = text_of(result)
+    assert "a note, random weights" in text
+    assert "bit for bit" in text
+    assert "8:32 int8, NCHW inputs" in text
+
+
+def test_losses_are_marked(config: ModelBenchConfig) -> None:
+    result = bench_model(config, progress=False)
+    case = result.models[0].cases[0]
+    slow = replace(case.entries[0], samples=replace(case.entries[0].samples, seconds=(9.0,)))
+    case = replace(case, entries=(slow, *case.entries[1:]), absent={"x": "not [bench] here"})
+    models = (replace(result.models[0], cases=(case,)),)
+    marked = ModelBenchResult(models, result.settings, result.environment)
+    text = text_of(marked)
+    assert "0.00x !" in text
+    assert "1, x: not [bench] here" in text
+
+
+def test_variants_say_what_each_step_costs(config: ModelBenchConfig) -> None:
+    definition = config.chosen()["tiny"]
+    model = definition.build()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    dense = make_variant(definition, model, 0.0)
+    sparse = make_variant(definition, model, 0.75)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert dense.to_float.mean > 0.999
+    assert dense.pruned_to_float.worst == pytest.approx(1.0)
+    assert sparse.to_pruned.mean > 0.999
+    assert sparse.to_float.mean == pytest.approx(sparse.pruned_to_float.mean, abs=0.01)
+    assert sparse.verified.ok
+    assert {check.rule for check in sparse.verified.layers} == {"exact"}
+    counts = sparse.coverage_counts()
+    assert counts["Conv2d windowed"] == 1  # the second; the stem is not pruned
+    assert counts["Linear windowed"] == 1
+    kept = [c.build(problem(definition, model)).config for c in sparse.contenders(images=False)]
+    assert kept[0]["engine layers"] == 3
+
+
+def problem(definition: ModelDefinition, model: nn.Module) -> NetworkProblem:
+    return NetworkProblem(model, tuple(definition.cases["1"]()), 1)
+
+
+def test_agreement() -> None:
+    one = torch.eye(3)
+    other = torch.tensor([[2.0, 0, 0], [0, -1, 0], [0, 1, 1]])
+    found = agreement(one, other)
+    assert found.samples == 3
+    assert found.worst == pytest.approx(-1.0)
+    assert found.mean == pytest.approx((1 - 1 + 0.5**0.5) / 3)
+    assert found.worst <= found.low <= found.mean
+
+
+@pytest.mark.parametrize("images", [True, False], ids=["images", "encoder"])
+def test_each_peer_computes_the_model(images: bool, config: ModelBenchConfig) -> None:
+    if images:
+        definition = config.chosen()["tiny"]
+        given = problem(definition, definition.build())
+    else:
+        mask = torch.ones(2, 5, dtype=torch.int64)
+        inputs = tuple((torch.randint(0, 50, (2, 5)), mask) for _ in range(3))
+        given = NetworkProblem(encoder(), inputs, 1, dynamic=True)
+    right = given.model(*given.inputs[1])
+    peers = network_peers(images=images, dynamic=not images)
+    assert len({peer.name for peer in peers}) == len(peers) == (6 if images else 7)
+    missing = 0
+    for peer in peers:
+        try:
+            engine = peer.build(given)
+        except PeerMissingError:
+            missing += 1
+            continue
+        tolerance = 1e-4 if peer.kind == "dense fp32" else 0.1
+        got = engine.output(1)
+        assert got.shape == right.shape, peer.name
+        assert (got - right).norm() <= tolerance * right.norm(), peer.name
+        with torch.inference_mode():
+            engine.run()
+    if missing:
+        pytest.skip(f"{missing} engines are not installed")
+
+
+def test_channels_last_reaches_the_module() -> None:
+    seen: list[Tensor] = []
+
+    class Watch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return x.mean((2, 3))
+
+    given = NetworkProblem(Watch(), ((torch.rand(2, 3, 4, 4),),), 1)
+    contender = module_contender("w", "dense fp32", Watch(), package="torch", config={}, nhwc=True)
+    contender.build(given).run()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert channels_last(torch.rand(2, 3)).is_contiguous()
+
+
+def test_missing_broken_and_wrong_engines_are_named(config: ModelBenchConfig) -> None:
+    definition = config.chosen()["tiny"]
+    given = problem(definition, definition.build())
+
+    def absent(_: NetworkProblem) -> Engine:
+        raise PeerMissingError("x: not installed")
+
+    def broken(_: NetworkProblem) -> Engine:
+        raise RuntimeError("no such op\nand more")
+
+    def wrong(_: NetworkProblem) -> Engine:
+        return Engine("1", lambda: None, lambda _: torch.zeros(1, 10), {})
+
+    contenders = [
+        *network_peers(images=False, dynamic=False)[:1],
+        *(Contender(f.__name__, "dense int8", f) for f in (absent, broken, wrong)),
+    ]
+    entries, reasons = run_case(given, contenders, config)
+    assert [entry.name for entry in entries] == ["torch fp32"]
+    assert reasons["absent"] == "x: not installed"
+    assert reasons["broken"] == "failed: RuntimeError: no such op"
+    assert reasons["wrong"] == "not timed: its output is wrong (relative error 1.0e+00)"
+    with pytest.raises(RuntimeError, match="no such op"):
+        run_case(given, [Contender("ours", "dense int8", broken, ours=True)], config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threads": 0}, "threads >= 1"),
+        ({"calls": 1}, "calls >= 2"),
+        ({"sparsities": "half"}, "must be numbers"),
+        ({"sparsities": "0.3"}, "no n:32 pattern"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelBenchConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_unknown_models_are_refused(config: ModelBenchConfig) -> None:
+    with pytest.raises(ValueError, match="unknown model 'vgg'; choose among tiny"):
+        bench_model(replace(config, models="vgg"))
+    with pytest.raises(ValueError, match="no model named"):
+        bench_model(replace(config, models=","))
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the source tree")
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2"])
+def test_real_architectures_verify_bit_for_bit(name: str) -> None:
+    full = ModelBenchConfig(models=name, definitions=str(FOLDER)).chosen()[name]
+    architecture = full.build.args[0]  # type: ignore[attr-defined]
+    small = type(full)(
+        build=lambda: full.build.func(architecture, 32),  # type: ignore[attr-defined]
+        cases={},
+        samples=lambda: [(torch.randn(2, 3, 32, 32),)],
+        not_pruned=full.not_pruned,
+    )
+    variant = make_variant(small, small.build(), 0.75)
+    assert variant.verified.ok
+    assert all(check.rule == "exact" for check in variant.verified.layers)
+    counts = variant.coverage_counts()
+    assert sum(n for key, n in counts.items() if key.startswith("BatchNorm2d")) == 0
+    assert sum(n for key, n in counts.items() if key in ("Conv2d torch", "Linear torch")) == 0
