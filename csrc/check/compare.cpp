@@ -34,4 +34,35 @@ void expect_output(std::int64_t row, std::int64_t column, float got, float befor
   }
 }
 
+namespace {
+
+// Past this, fp32 may overflow on its way to a sum that does not, or in hardswish, x (x + 3) / 6.
+constexpr double kLargestSum = 4e37;
+constexpr double kSteepest = 1.5;  // slope of any activation
+
+}  // namespace
+
+void expect_float(std::int64_t row, std::int64_t column, float got, const reference::Sum& sum,
+                  Activation activation) {
+  if (sum.tainted) {
+    const bool lost =
+        activation == Activation::none && !std::isfinite(sum.value) && std::isfinite(got);
+    return expect(!lost, "y[", row, "][", column, "] = ", got, ", but a term is NaN or Inf");
+  }
+  if (sum.magnitude > kLargestSum) return;
+  const double exact = reference::activate(activation, sum.value);
+  double bound = reference::sum_bound(sum);
+  if (activation != Activation::none) bound *= kSteepest;
+  bound += reference::activation_bound(activation, exact);
+  // The reference rounds each step of this one to fp32.
+  if (activation == Activation::hardswish) bound += 0x1p-22 * std::fabs(sum.value);
+  expect(std::fabs(got - exact) <= bound, "y[", row, "][", column, "] = ", got, ", expected ",
+         exact, " +- ", bound);
+}
+
+bool is_telling(const reference::Sum& sum, float bias) {
+  return !sum.tainted && sum.magnitude <= kLargestSum &&
+         std::fabs(sum.value - bias) > 4 * reference::sum_bound(sum);
+}
+
 }  // namespace skd::check

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "kernels/reference.h"
 
 namespace skd::check {
 
@@ -70,5 +71,12 @@ constexpr std::int64_t extent(std::int64_t rows, std::int64_t columns, std::int6
 // reference, and `scalar` (null: not asked) has the same bits. All others: the reference's bits.
 void expect_output(std::int64_t row, std::int64_t column, float got, float before,
                    Activation activation, const float* scalar);
+
+// One fp32 output of an fp32 or bf16 sum: within its bound, after the activation as well. A tainted
+// sum may be anything, but not a number where the exact one is none.
+void expect_float(std::int64_t row, std::int64_t column, float got, const reference::Sum& sum,
+                  Activation activation);
+// Whether that comparison could tell a missing product.
+bool is_telling(const reference::Sum& sum, float bias);
 
 }  // namespace skd::check

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/reference.h"
+
 namespace skd::check {
 namespace {
 
@@ -106,6 +108,17 @@ std::vector<std::int8_t> make_weights(const Problem& p, Random& random) {
     for (int tap = 0; tap < p.taps; ++tap) {
       fill_tap(p, random, o, dense.data() + (o * p.taps + tap) * p.inputs);
     }
+  }
+  return dense;
+}
+
+std::vector<float> make_float_weights(const Problem& p, Random& random) {
+  const std::vector<std::int8_t> integers = make_weights(p, random);
+  std::vector<float> dense(integers.begin(), integers.end());
+  for (float& w : dense) {
+    if (p.weights != WeightFill::small) w *= (0.5f + random.unit()) / 64;
+    if (p.weights == WeightFill::extremes) w *= random.pick({0x1p-20f, 1.0f, 1.0f, 1024.0f});
+    if (is_bf16(p.op)) w = reference::round_bf16(w);
   }
   return dense;
 }

@@ -12,6 +12,10 @@ namespace skd::check {
 // [outputs][taps][inputs], -127..127; zero where the mask drops.
 std::vector<std::int8_t> make_weights(const Problem& p, Random& random);
 
+// The same mask with fp32 values of the order of 1, which bf16 holds exactly where the operation is
+// in bf16.
+std::vector<float> make_float_weights(const Problem& p, Random& random);
+
 void fill_bytes(ByteFill fill, Random& random, std::uint8_t* bytes, std::int64_t count);
 
 // One row of activations, of the order of 1 to 100 where the fill is not about something else.

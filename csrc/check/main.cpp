@@ -160,17 +160,33 @@ bool report(const std::string& isa, std::uint64_t problems, const Tally& tally) 
 // No table may borrow the scalar kernels: it would be tested, and slow.
 bool is_complete(const KernelTable& t) {
   const KernelTable& s = kScalarTable;
-  const bool own =
-      &t == &s || (t.quantize_dynamic_s8 != s.quantize_dynamic_s8 &&
-                   t.quantize_static_u8 != s.quantize_static_u8 &&
-                   t.linear_windowed_s8 != s.linear_windowed_s8 &&
-                   t.linear_dense_s8 != s.linear_dense_s8 && t.epilogue_fp32 != s.epilogue_fp32);
-  if (!own) std::printf("FAIL: the table of %s borrows a scalar kernel\n", t.name);
-  return own;
+  const auto own = [&](auto entry) { return t.*entry != s.*entry; };
+  const bool complete =
+      &t == &s ||
+      (own(&KernelTable::quantize_dynamic_s8) && own(&KernelTable::quantize_static_u8) &&
+       own(&KernelTable::linear_windowed_s8) && own(&KernelTable::linear_dense_s8) &&
+       own(&KernelTable::epilogue_fp32) && own(&KernelTable::absolute_maximum) &&
+       own(&KernelTable::depthwise_s8) && own(&KernelTable::depthwise_f32) &&
+       own(&KernelTable::epilogue_sums) && own(&KernelTable::linear_windowed_f32) &&
+       own(&KernelTable::linear_windowed_bf16) && own(&KernelTable::to_bf16) &&
+       own(&KernelTable::linear_csr_f32) && own(&KernelTable::transpose_f32));
+  if (!complete) std::printf("FAIL: the table of %s borrows a scalar kernel\n", t.name);
+  return complete;
 }
 
-bool check_isa(const Options& options, const std::string& isa, std::uint64_t part,
-               std::uint64_t parts, GuardedMemory& memory) {
+// Which of the instruction sets problem `index` runs on: in turn, but of the problems in integers
+// avx512_bf16 gets a quarter of its turns, since it has those kernels from avx512_vbmi.
+std::size_t turn_of(std::uint64_t index, const Problem& problem,
+                    const std::vector<std::string>& isas) {
+  const std::uint64_t count = isas.size(), turn = index % count, round = index / count;
+  const bool repeats = isas[turn] == "avx512_bf16" && !is_float(problem.op);
+  if (!repeats || count == 1 || round % 4 == 0) return turn;
+  return (turn + 1 + round % (count - 1)) % count;
+}
+
+bool check_isa(const Options& options, const std::vector<std::string>& isas, std::size_t turn,
+               GuardedMemory& memory) {
+  const std::string& isa = isas[turn];
   const KernelTable& real = table(isa);
   const KernelTable tested = options.mutant.empty() ? real : mutate(real, options.mutant);
   const Subject subject{tested, &real == &kScalarTable, memory};
@@ -178,7 +194,9 @@ bool check_isa(const Options& options, const std::string& isa, std::uint64_t par
   Tally tally{};
   if (options.only) return passes(options, isa, *options.only, subject, tally);
   std::uint64_t problems = 0;
-  for (std::uint64_t index = part; index < options.problems; index += parts, ++problems) {
+  for (std::uint64_t index = 0; index < options.problems; ++index) {
+    if (turn_of(index, make_problem(options.seed, index), isas) != turn) continue;
+    ++problems;
     if (!passes(options, isa, index, subject, tally)) return false;
   }
   return report(isa, problems, tally);
@@ -197,7 +215,7 @@ bool check(const Options& options, GuardedMemory& memory) {
   if (options.isa != "all") isas = {options.isa};
   std::string exercised;
   for (std::size_t i = 0; i < isas.size(); ++i) {
-    if (!check_isa(options, isas[i], i, isas.size(), memory)) return false;
+    if (!check_isa(options, isas, i, memory)) return false;
     exercised += (exercised.empty() ? "" : ", ") + isas[i];
   }
   const std::uint64_t problems = options.only ? isas.size() : options.problems;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "check/compare.h"
 #include "core/check.h"
+#include "kernels/reference.h"
 #if defined(__SSE__)
 #include <xmmintrin.h>
 #endif
@@ -235,6 +237,41 @@ void swapped_taps(const Weight& weight, const TileS8& tile) {
   with_rows(weight, tile, rows, base.*entry);
 }
 
+// Floats.
+void over_read_f32(const WindowedF32& weight, const TileF32& tile) {
+  base.linear_windowed_f32(weight, tile);
+  const volatile float* row = tile.rows[tile.taps * tile.row_count - 1];
+  static_cast<void>(row[tile.inputs]);
+}
+// Sums that lose their lower half on the way.
+void sums_in_bf16(const WindowedBf16& weight, const TileBf16& tile) {
+  base.linear_windowed_bf16(weight, tile);
+  for (int r = 0; r < tile.row_count; ++r) {
+    float* acc = tile.acc + r * tile.acc_stride;
+    for (std::int64_t c = 0; c < kLanes * tile.slice_count; ++c) {
+      acc[c] = reference::round_bf16(acc[c]);
+    }
+  }
+}
+// A masked lane that is multiplied by zero instead of being left out.
+void nan_leaks(const WindowedF32& weight, const TileF32& tile) {
+  base.linear_windowed_f32(weight, tile);
+  if (tile.row_count > 1) tile.acc[tile.acc_stride] += 0.0f * tile.rows[0][0];
+}
+void truncating_bf16(const float* x, std::int64_t count, std::uint16_t* bits) {
+  base.to_bf16(x, count, bits);
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint32_t whole;
+    std::memcpy(&whole, &x[i], sizeof whole);
+    if (std::isnormal(x[i])) bits[i] = static_cast<std::uint16_t>(whole >> 16);
+  }
+}
+// The sum of a row depends on how many rows its tile has.
+void tile_dependent(const WindowedF32& weight, const TileF32& tile) {
+  base.linear_windowed_f32(weight, tile);
+  if (tile.row_count % 2 == 0) tile.acc[0] = std::nextafter(tile.acc[0], 0.0f);
+}
+
 struct Mutant {
   const char* name;
   void (*apply)(KernelTable& table);
@@ -258,6 +295,11 @@ constexpr Mutant kMutants[] = {
     {"dividing_quantizer", [](KernelTable& t) { t.quantize_dynamic_s8 = dividing_quantizer; }},
     {"half_away", [](KernelTable& t) { t.quantize_static_u8 = half_away; }},
     {"leaves_flush_on", [](KernelTable& t) { t.epilogue_fp32 = leaves_flush_on; }},
+    {"over_read_f32", [](KernelTable& t) { t.linear_windowed_f32 = over_read_f32; }},
+    {"sums_in_bf16", [](KernelTable& t) { t.linear_windowed_bf16 = sums_in_bf16; }},
+    {"nan_leaks", [](KernelTable& t) { t.linear_windowed_f32 = nan_leaks; }},
+    {"truncating_bf16", [](KernelTable& t) { t.to_bf16 = truncating_bf16; }},
+    {"tile_dependent", [](KernelTable& t) { t.linear_windowed_f32 = tile_dependent; }},
     {"wrong_border",
      [](KernelTable& t) {
        t.linear_windowed_s8 = wrong_border<WindowedS8, &KernelTable::linear_windowed_s8>;

@@ -10,14 +10,15 @@ namespace skd::check {
 namespace {
 
 constexpr const char* kOpNames[kOps] = {
-    "quantize_dynamic_s8", "quantize_static_u8", "tile_windowed_s8", "tile_dense_s8",
-    "epilogue_fp32",       "linear_windowed_s8", "linear_dense_s8",  "format_windowed_s8",
-    "format_dense_s8",     "refuse_linear_s8",   "conv_windowed_s8", "conv_dense_s8",
-    "conv_depthwise_s8",
+    "quantize_dynamic_s8",  "quantize_static_u8",  "tile_windowed_s8",     "tile_dense_s8",
+    "epilogue_fp32",        "linear_windowed_s8",  "linear_dense_s8",      "format_windowed_s8",
+    "format_dense_s8",      "refuse_linear_s8",    "conv_windowed_s8",     "conv_dense_s8",
+    "conv_depthwise_s8",    "tile_windowed_f32",   "tile_windowed_bf16",   "linear_windowed_f32",
+    "linear_windowed_bf16", "format_windowed_f32", "format_windowed_bf16",
 };
 // Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
 // rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5};
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5, 8, 7, 11, 8, 3, 2};
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -66,6 +67,7 @@ void pick_tile(Random& random, Problem& p) {
   p.same_rows = random.percent(8);
   pick_weights(random, p);
   pick_bytes(random, p);
+  if (is_float(p.op)) pick_floats(random, p);
   limit_work(p, pick_budget(random));
   const std::int64_t slices = (p.outputs + kLanes - 1) / kLanes;
   p.slice_count = random.percent(60) ? slices : random.in(1, slices);
@@ -107,6 +109,7 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
   p.op = pick_op(random);
   p.inputs = pick_size(random, 4200);
   p.outputs = pick_size(random, 4200);
+  if (is_float(p.op) && !is_bf16(p.op)) p.window = random.pick({16, 32});
   switch (p.op) {
     case Op::quantize_dynamic_s8:
       pick_floats(random, p);
@@ -120,6 +123,8 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       break;
     case Op::tile_windowed_s8:
     case Op::tile_dense_s8:
+    case Op::tile_windowed_f32:
+    case Op::tile_windowed_bf16:
       pick_tile(random, p);
       break;
     case Op::epilogue_fp32:
@@ -129,10 +134,14 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       break;
     case Op::linear_windowed_s8:
     case Op::linear_dense_s8:
+    case Op::linear_windowed_f32:
+    case Op::linear_windowed_bf16:
       pick_linear(random, p);
       break;
     case Op::format_windowed_s8:
     case Op::format_dense_s8:
+    case Op::format_windowed_f32:
+    case Op::format_windowed_bf16:
       p.taps = random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
       p.outputs = random.percent(4) ? 0 : p.outputs;
       p.inputs = random.percent(4) ? 0 : p.inputs;
@@ -175,11 +184,14 @@ std::string describe(const Problem& p) {
     if (p.mask_n > 0) text << ':' << p.mask_n;
     text << " weights=" << kWeightNames[index(p.weights)];
   }
-  if (tile || (conv && p.images.u8_in)) text << " bytes=" << kByteNames[index(p.bytes)];
+  const bool floats = is_float(p.op);
+  if (floats) text << " window=" << p.window;
+  if ((tile && !floats) || (conv && p.images.u8_in))
+    text << " bytes=" << kByteNames[index(p.bytes)];
   if (quantize || linear || (conv && !p.images.u8_in))
     text << " x=" << kFloatNames[index(p.floats)];
-  if (linear || conv) text << (p.dynamic ? " dynamic" : " static");
-  if (p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !is_format(p.op)) {
+  if ((linear || conv) && !floats) text << (p.dynamic ? " dynamic" : " static");
+  if (!floats && p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !is_format(p.op)) {
     text << " zp=" << p.zero_point;
   }
   if (p.bias) text << " bias";

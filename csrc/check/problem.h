@@ -25,17 +25,40 @@ enum class Op : int {
   conv_windowed_s8,  // the whole operation of ops/conv2d.h
   conv_dense_s8,
   conv_depthwise_s8,
+  tile_windowed_f32,
+  tile_windowed_bf16,
+  linear_windowed_f32,  // the whole operation of ops/linear_float.h
+  linear_windowed_bf16,
+  format_windowed_f32,
+  format_windowed_bf16,
 };
-inline constexpr int kOps = 13;
+inline constexpr int kOps = 19;
 const char* name_of(Op op);
 
 // What an operation is made of.
 inline bool is_conv(Op op) {
   return op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 || op == Op::conv_depthwise_s8;
 }
-inline bool is_linear(Op op) { return op == Op::linear_windowed_s8 || op == Op::linear_dense_s8; }
-inline bool is_tile(Op op) { return op == Op::tile_windowed_s8 || op == Op::tile_dense_s8; }
-inline bool is_format(Op op) { return op == Op::format_windowed_s8 || op == Op::format_dense_s8; }
+inline bool is_bf16(Op op) {
+  return op == Op::tile_windowed_bf16 || op == Op::linear_windowed_bf16 ||
+         op == Op::format_windowed_bf16;
+}
+inline bool is_float(Op op) {
+  return is_bf16(op) || op == Op::tile_windowed_f32 || op == Op::linear_windowed_f32 ||
+         op == Op::format_windowed_f32;
+}
+inline bool is_linear(Op op) {
+  return op == Op::linear_windowed_s8 || op == Op::linear_dense_s8 ||
+         op == Op::linear_windowed_f32 || op == Op::linear_windowed_bf16;
+}
+inline bool is_tile(Op op) {
+  return op == Op::tile_windowed_s8 || op == Op::tile_dense_s8 || op == Op::tile_windowed_f32 ||
+         op == Op::tile_windowed_bf16;
+}
+inline bool is_format(Op op) {
+  return op == Op::format_windowed_s8 || op == Op::format_dense_s8 ||
+         op == Op::format_windowed_f32 || op == Op::format_windowed_bf16;
+}
 inline bool is_depthwise(Op op) { return op == Op::conv_depthwise_s8; }
 
 enum class Mask : int {
@@ -85,6 +108,7 @@ struct Problem {
   std::int64_t first_slice = 0, slice_count = 1;  // tiles
   Mask mask = Mask::full;
   int mask_n = 0;
+  int window = 32;  // of a float format
   WeightFill weights = WeightFill::any;
   ByteFill bytes = ByteFill::any;
   FloatFill floats = FloatFill::normal;

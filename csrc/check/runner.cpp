@@ -25,6 +25,15 @@ Coverage run(const Problem& problem, const Subject& subject) {
     case Op::conv_dense_s8:
     case Op::conv_depthwise_s8:
       return run_conv_s8(problem, subject);
+    case Op::tile_windowed_f32:
+    case Op::tile_windowed_bf16:
+      return run_tile_float(problem, subject);
+    case Op::linear_windowed_f32:
+    case Op::linear_windowed_bf16:
+      return run_linear_float(problem, subject);
+    case Op::format_windowed_f32:
+    case Op::format_windowed_bf16:
+      return run_float_format(problem, subject.memory);
   }
   throw Failure("no such operation");
 }

@@ -27,7 +27,10 @@ Coverage run_tile(const Problem& problem, const Subject& subject);
 Coverage run_epilogue(const Problem& problem, const Subject& subject);
 Coverage run_linear(const Problem& problem, const Subject& subject);  // run_linear.cpp
 Coverage run_refusal(const Problem& problem, const Subject& subject);
-Coverage run_conv_s8(const Problem& problem, const Subject& subject);         // run_conv_s8.cpp
+Coverage run_conv_s8(const Problem& problem, const Subject& subject);     // run_conv_s8.cpp
+Coverage run_tile_float(const Problem& problem, const Subject& subject);  // run_float.cpp
+Coverage run_linear_float(const Problem& problem, const Subject& subject);
+Coverage run_float_format(const Problem& problem, GuardedMemory& memory);  // run_float_formats.cpp
 Coverage run_windowed_format(const Problem& problem, GuardedMemory& memory);  // run_formats.cpp
 Coverage run_dense_format(const Problem& problem, GuardedMemory& memory);
 

@@ -108,6 +108,32 @@ void convolve_s8(const Conv& conv, const std::uint8_t* u, std::int32_t zero_poin
       });
 }
 
+void Sum::add(float w, float x) {
+  const double product = static_cast<double>(w) * x;
+  value += product;
+  magnitude += std::fabs(product);
+  ++terms;
+}
+
+void Sum::add_bias(float bias) {
+  value += bias;
+  magnitude += std::fabs(bias);
+  ++terms;
+}
+
+double sum_bound(const Sum& sum) {
+  const double n = static_cast<double>(sum.terms), gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
+  return 2 * gamma * sum.magnitude + n * 0x1p-126;
+}
+
+float round_bf16(float x) {
+  if (std::isnan(x) || std::isinf(x)) return x;
+  if (std::fabs(x) < 0x1p-126f) return std::copysign(0.0f, x);
+  int exponent;
+  const double fraction = std::frexp(static_cast<double>(x), &exponent);  // 0.5 <= |f| < 1
+  return static_cast<float>(std::ldexp(std::nearbyint(fraction * 256), exponent - 8));
+}
+
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias) {
   const float both = row_scale * scale;
   const float y = static_cast<float>(acc) * both;

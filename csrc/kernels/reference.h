@@ -36,6 +36,21 @@ struct Conv {
 void convolve_s8(const Conv& conv, const std::uint8_t* u, std::int32_t zero_point,
                  const std::int8_t* dense, std::int64_t* acc);
 
+// A sum of products in float64, and what is needed to judge one in fp32.
+struct Sum {
+  double value = 0, magnitude = 0;  // sum of the products, and of their absolute values
+  std::int64_t terms = 0;
+  bool tainted = false;  // NaN or Inf stands in an input that the kernel may read
+
+  void add(float w, float x);  // a kept weight and its input
+  void add_bias(float bias);
+};
+// 2 gamma_n magnitude + n 2^-126, gamma_n = n u / (1 - n u), u = 2^-24.
+double sum_bound(const Sum& sum);
+
+// To bf16 and back: 8 significant bits, ties to even; subnormals become zero, NaN stays.
+float round_bf16(float x);
+
 // float(acc) * (row_scale * scale), then + *bias unless bias is null; each step rounded to fp32.
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias);
 
