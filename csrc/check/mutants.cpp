@@ -272,6 +272,26 @@ void tile_dependent(const WindowedF32& weight, const TileF32& tile) {
   if (tile.row_count % 2 == 0) tile.acc[0] = std::nextafter(tile.acc[0], 0.0f);
 }
 
+// The last step of each run of four outputs is left out.
+void csr_short_run(const CsrF32Run& weight, const CsrF32Tile& tile) {
+  const std::int64_t steps = weight.steps[0];
+  if (steps == 0) return base.linear_csr_f32(weight, tile);
+  std::vector<float> values(weight.values, weight.values + steps * kCsrLanes);
+  std::fill(values.end() - kCsrLanes, values.end(), -0.0f);
+  std::int64_t rest = 0;
+  for (int run = 1; run < kCsrGroup / kCsrLanes; ++run) rest += weight.steps[run] * kCsrLanes;
+  values.insert(values.end(), weight.values + steps * kCsrLanes,
+                weight.values + steps * kCsrLanes + rest);
+  CsrF32Run changed = weight;
+  changed.values = values.data();
+  base.linear_csr_f32(changed, tile);
+}
+void csr_restarts(const CsrF32Run& weight, const CsrF32Tile& tile) {
+  CsrF32Tile changed = tile;
+  changed.first = true;  // every block but the last is forgotten
+  base.linear_csr_f32(weight, changed);
+}
+
 struct Mutant {
   const char* name;
   void (*apply)(KernelTable& table);
@@ -300,6 +320,8 @@ constexpr Mutant kMutants[] = {
     {"nan_leaks", [](KernelTable& t) { t.linear_windowed_f32 = nan_leaks; }},
     {"truncating_bf16", [](KernelTable& t) { t.to_bf16 = truncating_bf16; }},
     {"tile_dependent", [](KernelTable& t) { t.linear_windowed_f32 = tile_dependent; }},
+    {"csr_short_run", [](KernelTable& t) { t.linear_csr_f32 = csr_short_run; }},
+    {"csr_restarts", [](KernelTable& t) { t.linear_csr_f32 = csr_restarts; }},
     {"wrong_border",
      [](KernelTable& t) {
        t.linear_windowed_s8 = wrong_border<WindowedS8, &KernelTable::linear_windowed_s8>;

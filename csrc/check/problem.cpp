@@ -14,11 +14,13 @@ constexpr const char* kOpNames[kOps] = {
     "epilogue_fp32",        "linear_windowed_s8",  "linear_dense_s8",      "format_windowed_s8",
     "format_dense_s8",      "refuse_linear_s8",    "conv_windowed_s8",     "conv_dense_s8",
     "conv_depthwise_s8",    "tile_windowed_f32",   "tile_windowed_bf16",   "linear_windowed_f32",
-    "linear_windowed_bf16", "format_windowed_f32", "format_windowed_bf16",
+    "linear_windowed_bf16", "format_windowed_f32", "format_windowed_bf16", "linear_csr_f32",
+    "format_csr_f32",
 };
 // Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
 // rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5, 8, 7, 11, 8, 3, 2};
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2,  1, 8,
+                                 6,  5,  8,  7,  11, 8,  3,  2, 10, 3};
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -78,6 +80,11 @@ void pick_tile(Random& random, Problem& p) {
 
 void pick_linear(Random& random, Problem& p) {
   p.rows = random.percent(2) ? random.in(34, 140) : random.in(0, 33);
+  if (is_csr(p.op) && random.percent(60)) {  // beside panels of 16 to 64 rows and blocks of inputs
+    p.rows = random.pick<std::int64_t>({0, 1, 2, 15, 16, 17, 33, 48, 49, 64, 65, 129});
+    p.inputs = random.pick<std::int64_t>({128, 256, 512, 1024}) + random.in(-1, 1);
+    p.outputs = random.pick<std::int64_t>({64, 128}) + random.in(-1, 1);
+  }
   p.threads = static_cast<int>(random.in(1, 3));
   p.dynamic = random.percent(60);
   pick_weights(random, p);
@@ -85,7 +92,9 @@ void pick_linear(Random& random, Problem& p) {
   pick_output(random, p);
   p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
   if (random.percent(40)) p.in_gap = random.in(1, 37);
-  if (random.percent(10)) {  // enough slices that threads share them, not the rows
+  if (is_csr(p.op)) {
+    limit_work(p, random.percent(10) ? 8000000 : 600000);
+  } else if (random.percent(10)) {  // enough slices that threads share them, not the rows
     p.outputs = random.in(512, 1600);
     p.inputs = random.in(16, 260);
     limit_work(p, 4000000);
@@ -136,13 +145,15 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
     case Op::linear_dense_s8:
     case Op::linear_windowed_f32:
     case Op::linear_windowed_bf16:
+    case Op::linear_csr_f32:
       pick_linear(random, p);
       break;
     case Op::format_windowed_s8:
     case Op::format_dense_s8:
     case Op::format_windowed_f32:
     case Op::format_windowed_bf16:
-      p.taps = random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
+    case Op::format_csr_f32:
+      p.taps = is_csr(p.op) || random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
       p.outputs = random.percent(4) ? 0 : p.outputs;
       p.inputs = random.percent(4) ? 0 : p.inputs;
       pick_weights(random, p);
@@ -185,7 +196,7 @@ std::string describe(const Problem& p) {
     text << " weights=" << kWeightNames[index(p.weights)];
   }
   const bool floats = is_float(p.op);
-  if (floats) text << " window=" << p.window;
+  if (floats && !is_csr(p.op)) text << " window=" << p.window;
   if ((tile && !floats) || (conv && p.images.u8_in))
     text << " bytes=" << kByteNames[index(p.bytes)];
   if (quantize || linear || (conv && !p.images.u8_in))

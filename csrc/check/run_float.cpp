@@ -1,4 +1,5 @@
-// Sums in fp32 and bf16: the tile kernels, and the whole Linear of ops/linear_float.h. Every
+// Sums in fp32 and bf16: the tile kernels, and the whole Linear of ops/linear_float.h
+// and ops/linear_csr.h. Every
 // element is held to the bound of docs/numerics.md; a layer's bits must not depend on threads or
 // rows.
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "check/runner.h"
 #include "check/thread_watch.h"
 #include "check/windowed_floats.h"
+#include "ops/linear_csr.h"
 #include "ops/linear_float.h"
 
 namespace skd::check {
@@ -201,7 +203,13 @@ Coverage run_tile_float(const Problem& p, const Subject& subject) {
 
 Coverage run_linear_float(const Problem& p, const Subject& subject) {
   const LinearData data = make_linear(p);
-  return check_layer(p, subject, data, make_layer(p, data));
+  if (!is_csr(p.op)) return check_layer(p, subject, data, make_layer(p, data));
+  const CsrF32Arrays arrays = pack_csr_f32(data.dense.data(), p.outputs, p.inputs);
+  const CsrF32Parts parts{arrays.row_ptr.data(), arrays.columns.data(), arrays.values.data(),
+                          static_cast<std::int64_t>(arrays.values.size())};
+  auto weight = CsrF32Weight::from_parts(parts, p.outputs, p.inputs);
+  const LinearCsr layer(std::move(weight), data.bias_or_null(), p.activation);
+  return check_layer(p, subject, data, layer);
 }
 
 }  // namespace skd::check

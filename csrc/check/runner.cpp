@@ -30,10 +30,13 @@ Coverage run(const Problem& problem, const Subject& subject) {
       return run_tile_float(problem, subject);
     case Op::linear_windowed_f32:
     case Op::linear_windowed_bf16:
+    case Op::linear_csr_f32:
       return run_linear_float(problem, subject);
     case Op::format_windowed_f32:
     case Op::format_windowed_bf16:
       return run_float_format(problem, subject.memory);
+    case Op::format_csr_f32:
+      return run_csr_format(problem, subject.memory);
   }
   throw Failure("no such operation");
 }

@@ -11,7 +11,7 @@ import pytest
 from sparsekd import backend
 
 LINE = re.compile(r"^FAIL: skd-check (--isa \S+ --seed \d+ --only \d+(?: --mutant \w+)?)  # (.+)$")
-OPERATIONS = 19
+OPERATIONS = 21
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
