@@ -31,10 +31,15 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
     const std::uint8_t* const* rows = tile.rows + tap * tile.row_count + first_row;
 #pragma GCC unroll 1
     for (std::int64_t base = 0; base < tile.inputs; base += kWindow) {
-      const std::int64_t length = tile.inputs - base < kWindow ? tile.inputs - base : kWindow;
+      const std::int64_t rest = tile.inputs - base;
       Window x[ROWS];
+      if (rest >= kWindow) {
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; ++r) x[r] = load_window(rows[r] + base, length, spare[r]);
+        for (int r = 0; r < ROWS; ++r) x[r] = load_window(rows[r] + base);
+      } else {
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) x[r] = load_window_part(rows[r] + base, rest, spare[r]);
+      }
 #pragma GCC unroll 2
       for (int s = 0; s < SLICES; ++s) {
         const int count = STEPS > 0 ? STEPS : *steps[s]++;

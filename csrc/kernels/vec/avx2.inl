@@ -150,8 +150,8 @@ inline void dense_dot(I16& acc, const Quad& x, const DenseW& w) {
 
 using Window = const std::uint8_t*;
 
-inline Window load_window(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
-  if (n == kWindow) return p;
+inline Window load_window(const std::uint8_t* p) { return p; }
+inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
   store_256(spare, _mm256_setzero_si256());
   store_256(spare + 32, _mm256_setzero_si256());
   std::memcpy(spare, p, static_cast<std::size_t>(n));

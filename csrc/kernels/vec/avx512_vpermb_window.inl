@@ -4,7 +4,8 @@ constexpr int kWindowedRows = 8, kWindowedSlices = 2, kDenseRows = 6, kDenseSlic
 
 using Window = __m512i;
 
-inline Window load_window(const std::uint8_t* p, std::int64_t n, std::uint8_t*) {
+inline Window load_window(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t*) {
   return _mm512_maskz_loadu_epi8(~__mmask64{0} >> (kWindow - n), p);
 }
 

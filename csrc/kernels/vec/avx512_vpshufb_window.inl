@@ -7,8 +7,8 @@ constexpr int kWindowedRows = 8, kWindowedSlices = 1, kDenseRows = 6, kDenseSlic
 
 using Window = const std::uint8_t*;
 
-inline Window load_window(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
-  if (n == kWindow) return p;
+inline Window load_window(const std::uint8_t* p) { return p; }
+inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
   _mm512_storeu_si512(spare, _mm512_maskz_loadu_epi8(~__mmask64{0} >> (kWindow - n), p));
   return spare;
 }

@@ -125,8 +125,8 @@ constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlic
 
 using Window = const std::uint8_t*;
 
-inline Window load_window(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
-  if (n == kWindow) return p;
+inline Window load_window(const std::uint8_t* p) { return p; }
+inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
   std::memset(spare, 0, kWindow);
   std::memcpy(spare, p, static_cast<std::size_t>(n));
   return spare;
