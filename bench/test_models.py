@@ -63,7 +63,9 @@ CASES = [
 @pytest.mark.parametrize(("name", "case", "contender"), CASES)
 def test_model(benchmark: BenchmarkFixture, name: str, case: str, contender: str) -> None:
     definition, model = DEFINITIONS[name], model_of(name)
-    problem = NetworkProblem(model, tuple(definition.cases[case]()), THREADS, definition.dynamic)
+    exported = definition.export_form(model) if definition.export_form else None
+    inputs = tuple(definition.cases[case]())
+    problem = NetworkProblem(model, inputs, THREADS, definition.dynamic, exported)
     try:
         engine = chosen(name, contender).build(problem)
     except PeerMissingError as missing:

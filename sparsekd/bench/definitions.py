@@ -31,6 +31,8 @@ class ModelDefinition:
         note: what has to stand beside every figure of this model.
         not_pruned: names of layers that pruning leaves alone.
         images: inputs are images, so both memory formats are measured.
+        export_form: makes of the float model the form that is fastest as ONNX; None where that is
+            the model itself.
         dynamic: engines quantize activations at run time, as is the custom for encoders; static
             int8 is measured as well.
     """
@@ -41,6 +43,7 @@ class ModelDefinition:
     note: str = ""
     not_pruned: tuple[str, ...] = field(default=())
     images: bool = False
+    export_form: Callable[[nn.Module], nn.Module] | None = None
     dynamic: bool = False
 
 

@@ -155,9 +155,12 @@ def _bench_one(
         peers = [peer for peer in peers if peer.name.startswith("torch fp32")]
     ours = [c for variant in variants for c in variant.contenders(images=definition.images)]
     step()
+    exported = definition.export_form(model) if definition.export_form else None
     cases = []
     for case, inputs in definition.cases.items():
-        problem = NetworkProblem(model, tuple(inputs()), config.threads, definition.dynamic)
+        problem = NetworkProblem(
+            model, tuple(inputs()), config.threads, definition.dynamic, exported
+        )
         entries, absent = run_case(problem, [*ours, *peers], config)
         cases.append(ModelCase(case, entries, absent))
         step()

@@ -33,12 +33,14 @@ class NetworkProblem:
         inputs: the arguments of several calls, all of the same shapes; static int8 engines take
             the ranges of their activations from them, the best calibration there is.
         dynamic: activations are quantized at run time where an engine can.
+        exported: the form of the model that goes into ONNX, where it is another.
     """
 
     model: nn.Module
     inputs: tuple[Arguments, ...]
     threads: int
     dynamic: bool = False
+    exported: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _exported(problem: NetworkProblem) -> Any:
         warnings.simplefilter("ignore")  # that it is the older exporter, and what it traces over
         # The newer exporter needs one more package, and gives the same graph for these models.
         torch.onnx.export(
-            problem.model,
+            problem.exported or problem.model,
             problem.inputs[0],
             file,
             dynamo=False,
