@@ -272,7 +272,12 @@ void tile_dependent(const WindowedF32& weight, const TileF32& tile) {
   if (tile.row_count % 2 == 0) tile.acc[0] = std::nextafter(tile.acc[0], 0.0f);
 }
 
-// The last step of each run of four outputs is left out.
+void last_tap_lost(const DepthwiseF32& weight, const TileF32& tile) {
+  TileF32 changed = tile;
+  changed.taps = std::max(1, tile.taps - 1);
+  base.depthwise_f32(weight, changed);
+}
+// The last step of the first run of four outputs is left out.
 void csr_short_run(const CsrF32Run& weight, const CsrF32Tile& tile) {
   const std::int64_t steps = weight.steps[0];
   if (steps == 0) return base.linear_csr_f32(weight, tile);
@@ -334,6 +339,7 @@ constexpr Mutant kMutants[] = {
        t.linear_dense_s8 = swapped_taps<DenseS8, &KernelTable::linear_dense_s8>;
        t.depthwise_s8 = swapped_taps<DepthwiseS8, &KernelTable::depthwise_s8>;
      }},
+    {"last_tap_lost", [](KernelTable& t) { t.depthwise_f32 = last_tap_lost; }},
 };
 
 }  // namespace

@@ -79,6 +79,15 @@ void pick_channels(Random& random, Problem& p) {
   while (shrink() && p.outputs > 20 * g.groups && !is_depthwise(p.op)) p.outputs -= g.groups * 3;
 }
 
+// Depthwise layers do so little that only large ones are shared among threads.
+void pick_wide_depthwise(Random& random, Problem& p) {
+  ConvGeometry& g = p.images.geometry;
+  g.groups = g.in_channels = g.out_channels = p.outputs = random.in(120, 260);
+  p.images.height += 8;
+  p.images.width += 8;
+  place(p);
+}
+
 }  // namespace
 
 void pick_conv(Random& random, Problem& p) {
@@ -86,15 +95,17 @@ void pick_conv(Random& random, Problem& p) {
   p.rows = random.percent(5) ? 0 : random.in(1, 3);
   pick_geometry(random, p);
   pick_channels(random, p);
+  if (is_depthwise(p.op) && random.percent(35)) pick_wide_depthwise(random, p);
   p.threads = static_cast<int>(random.in(1, 3));
   p.dynamic = random.percent(50);
   p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
-  images.u8_in = !p.dynamic && random.percent(50);
+  images.u8_in = !is_float(p.op) && !p.dynamic && random.percent(50);
   images.in = images.u8_in || random.percent(50) ? Layout::nhwc : Layout::nchw;
   images.u8_out = random.percent(35);
   images.out = images.u8_out || random.percent(50) ? Layout::nhwc : Layout::nchw;
   images.out_zero_point = random.pick({0, 1, 77, 128, 200, 255});
   pick_weights(random, p);
+  if (is_depthwise(p.op) && random.percent(60)) p.mask = Mask::full;  // real ones are not sparse
   const std::int32_t zero_point = p.zero_point;
   pick_bytes(random, p);
   p.zero_point = zero_point;

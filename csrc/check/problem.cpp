@@ -15,12 +15,12 @@ constexpr const char* kOpNames[kOps] = {
     "format_dense_s8",      "refuse_linear_s8",    "conv_windowed_s8",     "conv_dense_s8",
     "conv_depthwise_s8",    "tile_windowed_f32",   "tile_windowed_bf16",   "linear_windowed_f32",
     "linear_windowed_bf16", "format_windowed_f32", "format_windowed_bf16", "linear_csr_f32",
-    "format_csr_f32",
+    "format_csr_f32",       "conv_windowed_f32",   "conv_windowed_bf16",   "conv_depthwise_f32",
 };
 // Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
 // rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2,  1, 8,
-                                 6,  5,  8,  7,  11, 8,  3,  2, 10, 3};
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4,  2, 1, 8, 6,
+                                 5,  8,  7,  11, 8,  3,  2,  10, 3, 7, 5, 5};
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -31,6 +31,8 @@ constexpr const char* kFloatNames[] = {"normal",    "integers", "ties", "wide", 
 constexpr const char* kActivationNames[] = {"none", "relu", "gelu", "silu", "relu6", "hardswish"};
 constexpr const char* kEnvironmentNames[] = {"standard", "flush",       "upward",
                                              "downward", "toward-zero", "flush+upward"};
+
+static_assert(kOpShares[kOps - 1] > 0, "an operation without a share would never run");
 
 Op pick_op(Random& random) {
   std::int64_t ticket = random.in(0, std::accumulate(kOpShares, kOpShares + kOps, 0) - 1);
@@ -166,6 +168,9 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
     case Op::conv_windowed_s8:
     case Op::conv_dense_s8:
     case Op::conv_depthwise_s8:
+    case Op::conv_windowed_f32:
+    case Op::conv_windowed_bf16:
+    case Op::conv_depthwise_f32:
       pick_conv(random, p);
       break;
   }
@@ -196,7 +201,7 @@ std::string describe(const Problem& p) {
     text << " weights=" << kWeightNames[index(p.weights)];
   }
   const bool floats = is_float(p.op);
-  if (floats && !is_csr(p.op)) text << " window=" << p.window;
+  if (floats && !is_csr(p.op) && !is_depthwise(p.op)) text << " window=" << p.window;
   if ((tile && !floats) || (conv && p.images.u8_in))
     text << " bytes=" << kByteNames[index(p.bytes)];
   if (quantize || linear || (conv && !p.images.u8_in))

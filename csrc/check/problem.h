@@ -33,22 +33,30 @@ enum class Op : int {
   format_windowed_bf16,
   linear_csr_f32,  // the whole operation of ops/linear_csr.h
   format_csr_f32,
+  conv_windowed_f32,
+  conv_windowed_bf16,
+  conv_depthwise_f32,
 };
-inline constexpr int kOps = 21;
+inline constexpr int kOps = 24;
 const char* name_of(Op op);
 
 // What an operation is made of.
+inline bool is_depthwise(Op op) {
+  return op == Op::conv_depthwise_s8 || op == Op::conv_depthwise_f32;
+}
 inline bool is_conv(Op op) {
-  return op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 || op == Op::conv_depthwise_s8;
+  return is_depthwise(op) || op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 ||
+         op == Op::conv_windowed_f32 || op == Op::conv_windowed_bf16;
 }
 inline bool is_csr(Op op) { return op == Op::linear_csr_f32 || op == Op::format_csr_f32; }
 inline bool is_bf16(Op op) {
   return op == Op::tile_windowed_bf16 || op == Op::linear_windowed_bf16 ||
-         op == Op::format_windowed_bf16;
+         op == Op::format_windowed_bf16 || op == Op::conv_windowed_bf16;
 }
 inline bool is_float(Op op) {
   return is_bf16(op) || op == Op::tile_windowed_f32 || op == Op::linear_windowed_f32 ||
-         op == Op::format_windowed_f32 || is_csr(op);
+         op == Op::format_windowed_f32 || is_csr(op) || op == Op::conv_windowed_f32 ||
+         op == Op::conv_depthwise_f32;
 }
 inline bool is_linear(Op op) {
   return op == Op::linear_windowed_s8 || op == Op::linear_dense_s8 ||
@@ -64,7 +72,6 @@ inline bool is_format(Op op) {
          op == Op::format_windowed_f32 || op == Op::format_windowed_bf16 ||
          op == Op::format_csr_f32;
 }
-inline bool is_depthwise(Op op) { return op == Op::conv_depthwise_s8; }
 
 enum class Mask : int {
   full,

@@ -25,6 +25,10 @@ Coverage run(const Problem& problem, const Subject& subject) {
     case Op::conv_dense_s8:
     case Op::conv_depthwise_s8:
       return run_conv_s8(problem, subject);
+    case Op::conv_windowed_f32:
+    case Op::conv_windowed_bf16:
+    case Op::conv_depthwise_f32:
+      return run_conv_float(problem, subject);
     case Op::tile_windowed_f32:
     case Op::tile_windowed_bf16:
       return run_tile_float(problem, subject);

@@ -31,6 +31,7 @@ Coverage run_conv_s8(const Problem& problem, const Subject& subject);     // run
 Coverage run_tile_float(const Problem& problem, const Subject& subject);  // run_float.cpp
 Coverage run_linear_float(const Problem& problem, const Subject& subject);
 Coverage run_float_format(const Problem& problem, GuardedMemory& memory);  // run_float_formats.cpp
+Coverage run_conv_float(const Problem& problem, const Subject& subject);   // run_conv_float.cpp
 Coverage run_csr_format(const Problem& problem, GuardedMemory& memory);    // run_csr_format.cpp
 Coverage run_windowed_format(const Problem& problem, GuardedMemory& memory);  // run_formats.cpp
 Coverage run_dense_format(const Problem& problem, GuardedMemory& memory);

@@ -121,6 +121,16 @@ void Sum::add_bias(float bias) {
   ++terms;
 }
 
+void convolve_f32(const Conv& conv, const float* x, const float* dense, Sum* sums) {
+  for (std::int64_t i = 0; i < conv.out_height * conv.out_width * conv.outputs; ++i) sums[i] = {};
+  for_each_product(
+      conv, [&](std::int64_t pixel, std::int64_t output, std::int64_t image, std::int64_t weight) {
+        Sum& sum = sums[pixel * conv.outputs + output];
+        sum.tainted = sum.tainted || !std::isfinite(x[image]);
+        if (dense[weight] != 0) sum.add(dense[weight], x[image]);
+      });
+}
+
 double sum_bound(const Sum& sum) {
   const double n = static_cast<double>(sum.terms), gamma = n * 0x1p-24 / (1 - n * 0x1p-24);
   return 2 * gamma * sum.magnitude + n * 0x1p-126;

@@ -45,6 +45,9 @@ struct Sum {
   void add(float w, float x);  // a kept weight and its input
   void add_bias(float bias);
 };
+// The sums [pixel][output] of one image in fp32, as convolve_s8 has them in integers; weights of
+// zero are left out.
+void convolve_f32(const Conv& conv, const float* x, const float* dense, Sum* sums);
 // 2 gamma_n magnitude + n 2^-126, gamma_n = n u / (1 - n u), u = 2^-24.
 double sum_bound(const Sum& sum);
 
