@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -210,6 +210,14 @@ class EngineModule(nn.Module):
                 )
         handle = backend.make_layer(self._format, tensors, self._settings)
         return ops.CachedLayer(handle, (tensors[key] for key in self._buffers))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EngineModule:
+        """``model.to(memory_format=...)`` is about images: packed tensors keep their layout."""
+        super()._apply(fn, recurse)
+        for key, value in self._buffers.items():
+            if value is not None and not value.is_contiguous():
+                self._buffers[key] = value.contiguous()
+        return self
 
     def _handle(self) -> Any:
         cached = self._cached

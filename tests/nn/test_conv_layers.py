@@ -212,6 +212,14 @@ def test_copies_and_state(scheme: Scheme, kernel: str) -> None:
         assert float((back.weight.detach() - weight).abs().max()) < step
 
 
+@pytest.mark.parametrize("kernel", INT8_KERNELS)
+def test_channels_last_models_keep_packed_tensors(kernel: str) -> None:
+    layer, x = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel=kernel), images()
+    y = layer(x)
+    last = layer.to(memory_format=torch.channels_last)
+    assert torch.equal(last(x.to(memory_format=torch.channels_last)), y)
+
+
 def test_patterns_run_inside_a_tap() -> None:
     """An 8:64 mask along the channels of each tap fills every step: two a window and tap."""
     layer = conv(64, 32, 1.0, kernel_size=3)
