@@ -112,9 +112,6 @@ void pick_conv(Random& random, Problem& p) {
   pick_floats(random, p);
   pick_activation(random, p);
   pick_environment(random, p);
-  // A gap: ops/conv2d.cpp takes 1 / (output scale) in the caller's rounding mode. Drop this line
-  // when it no longer does.
-  if (images.u8_out) p.environment = Environment::standard;
   if (p.rows > 0 && random.percent(30)) p.split = random.in(0, p.rows);
 }
 

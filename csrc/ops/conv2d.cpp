@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/check.h"
+#include "core/fpenv.h"
 #include "core/sizes.h"
 #include "core/threads.h"
 #include "ops/conv_tiles.h"
@@ -298,6 +299,7 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
   require(x.u8 == nullptr || !quant_.dynamic,
           "u8 input: the layer quantizes activations dynamically; expected fp32 input");
   if (x.batch == 0) return;
+  const DefaultFloatEnvironment environment;  // for the output scale's reciprocal
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
   thread_local Scratch<std::uint8_t> scratch;
   std::visit(
@@ -354,8 +356,9 @@ void Conv2dFloat::forward(const ConvInput& x, const ConvOutput& y, int threads,
                           const KernelTable* table) const {
   const ConvGeometry& g = geometry_;
   check_call(g, x, y);
-  require(x.f32 != nullptr, "u8 input: an fp32 layer expects fp32 input");
+  require(x.u8 == nullptr, "u8 input: an fp32 layer expects fp32 input");
   if (x.batch == 0) return;
+  const DefaultFloatEnvironment environment;  // for the output scale's reciprocal
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
   std::visit(
       [&](const auto& weight) {

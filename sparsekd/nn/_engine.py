@@ -213,7 +213,7 @@ class EngineModule(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EngineModule:
         """``model.to(memory_format=...)`` is about images: packed tensors keep their layout."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for key, value in self._buffers.items():
             if value is not None and not value.is_contiguous():
                 self._buffers[key] = value.contiguous()

@@ -183,8 +183,9 @@ def test_conv1d_is_exact(kernel: str) -> None:
     assert torch.equal(layer(x[0]), layer(x[:1])[0])
 
 
-def test_empty_batch_and_unbatched_input() -> None:
-    layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
+@pytest.mark.parametrize(("scheme", "kernel"), [(Int8(), "dense"), (Fp32(), "windowed")], ids=str)
+def test_empty_batch_and_unbatched_input(scheme: Scheme, kernel: str) -> None:
+    layer = Conv2d.from_float(conv(kernel_size=3), scheme=scheme, kernel=kernel)
     assert layer(images(batch=0)).shape == (0, 36, 7, 9)
     x = images(batch=1)
     assert torch.equal(layer(x[0]), layer(x)[0])
