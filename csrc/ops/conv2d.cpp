@@ -201,8 +201,8 @@ void quantize_input(const KernelTable& table, const ConvInput& x, std::int64_t c
 void check_call(const ConvGeometry& g, const ConvInput& x, const ConvOutput& y) {
   require(x.batch >= 0 && x.height >= 0 && x.width >= 0, "images: batch ", x.batch, ", height ",
           x.height, ", width ", x.width, "; expected at least 0");
-  require(x.batch == 0 || ((x.f32 == nullptr) != (x.u8 == nullptr) &&
-                           (y.f32 == nullptr) != (y.u8 == nullptr)),
+  require(x.batch == 0 ||
+              ((x.f32 == nullptr) != (x.u8 == nullptr) && (y.f32 == nullptr) != (y.u8 == nullptr)),
           "input and output: expected either fp32 or u8 data");
   require(x.u8 == nullptr || x.layout == Layout::nhwc, "u8 input: expected NHWC");
   require(y.u8 == nullptr || y.layout == Layout::nhwc, "u8 output: expected NHWC");
