@@ -1,36 +1,44 @@
 // From sums to output: y = act(float(acc) * (row_scale * scale) + bias) for integer sums and
 // y = act(acc + bias) for fp32 ones, each step rounded to fp32.
 
-// Calls finish(r, c, n) for the columns c.. of row r, 16 at a time; n < 16 in the last part.
-template <class Job, class Finish>
-inline void each_part(const Job& job, const Finish& finish) {
-  for (int r = 0; r < job.row_count; ++r) {
-    std::int64_t c = 0;
-    for (; c + kLanes <= job.columns; c += kLanes) finish(r, c, kLanes);
-    if (c < job.columns) finish(r, c, static_cast<int>(job.columns - c));
-  }
+// Calls finish(c, n) for the columns c.. of a row, 16 at a time; n < 16 in the last part.
+template <class Finish>
+inline void each_part(std::int64_t columns, const Finish& finish) {
+  std::int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) finish(c, kLanes);
+  if (c < columns) finish(c, static_cast<int>(columns - c));
 }
 
 template <Activation ACTIVATION, bool BIAS>
 struct FromInt32 {
-  static void run(const EpilogueFp32& job) {
-    each_part(job, [&](int r, std::int64_t c, int n) {
-      const F16 scale = mul(set_f(job.row_scale[r]), load_lanes(job.scale + c, n));
-      F16 y = mul(to_float(load_i(job.acc + r * job.acc_stride + c)), scale);
-      if constexpr (BIAS) y = add(y, load_lanes(job.bias + c, n));
-      store_lanes(job.y + r * job.y_stride + c, activate<ACTIVATION>(y), n);
-    });
+  // The job by value: behind a reference every store of y could change it, and gcc reads all of its
+  // fields again for each vector.
+  static void run(const EpilogueFp32 job) {
+    const std::int32_t* acc = job.acc;
+    float* y = job.y;
+    for (int r = 0; r < job.row_count; ++r, acc += job.acc_stride, y += job.y_stride) {
+      const F16 row_scale = set_f(job.row_scale[r]);
+      each_part(job.columns, [&](std::int64_t c, int n) {
+        F16 part = mul(to_float(load_i(acc + c)), mul(row_scale, load_lanes(job.scale + c, n)));
+        if constexpr (BIAS) part = add(part, load_lanes(job.bias + c, n));
+        store_lanes(y + c, activate<ACTIVATION>(part), n);
+      });
+    }
   }
 };
 
 template <Activation ACTIVATION, bool BIAS>
 struct FromFp32 {
-  static void run(const EpilogueSums& job) {
-    each_part(job, [&](int r, std::int64_t c, int n) {
-      F16 y = load_lanes(job.acc + r * job.acc_stride + c, n);
-      if constexpr (BIAS) y = add(y, load_lanes(job.bias + c, n));
-      store_lanes(job.y + r * job.y_stride + c, activate<ACTIVATION>(y), n);
-    });
+  static void run(const EpilogueSums job) {
+    const float* acc = job.acc;
+    float* y = job.y;
+    for (int r = 0; r < job.row_count; ++r, acc += job.acc_stride, y += job.y_stride) {
+      each_part(job.columns, [&](std::int64_t c, int n) {
+        F16 part = load_lanes(acc + c, n);
+        if constexpr (BIAS) part = add(part, load_lanes(job.bias + c, n));
+        store_lanes(y + c, activate<ACTIVATION>(part), n);
+      });
+    }
   }
 };
 

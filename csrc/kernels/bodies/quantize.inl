@@ -13,6 +13,7 @@ inline void quantize_each(const float* x, std::int64_t count, std::uint8_t* u, c
   if (i == count) return;
   I16 parts[4];
   const int rest = static_cast<int>(count - i);
+#pragma GCC unroll 4
   for (int part = 0; part < 4; ++part) {
     const int lanes = rest - 16 * part;
     parts[part] = to_u8(lanes >= 16 ? load_f(x + i + 16 * part)
@@ -29,6 +30,7 @@ float absolute_maximum(const float* x, std::int64_t count) {
   I16 most[4] = {set_i(0), set_i(0), set_i(0), set_i(0)};  // four chains hide the latency
   std::int64_t i = 0;
   for (; i + 64 <= count; i += 64) {
+#pragma GCC unroll 4
     for (int part = 0; part < 4; ++part) {
       most[part] = max_i(most[part], absolute_bits(load_f(x + i + 16 * part)));
     }
