@@ -134,15 +134,18 @@ class _ConvNd(EngineModule):
 
         Rounding stays: an int8 layer's weight becomes q * scale. The activation is not part of it.
         """
-        layer = self.torch_kind(
+        # Without torch's initialisation, which would draw from the caller's random numbers.
+        layer = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            self.torch_kind,
             self.in_channels,
             self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
             self.groups,
             self.bias is not None,
+            device="cpu",
         )
         return self._fill_float(layer, self.weight_dequantized())
 

@@ -139,7 +139,10 @@ class Linear(EngineModule):
 
         Rounding stays: an int8 layer's weight becomes q * scale. The activation is not part of it.
         """
-        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        # Without torch's initialisation, which would draw from the caller's random numbers.
+        layer = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+            nn.Linear, self.in_features, self.out_features, self.bias is not None, device="cpu"
+        )
         filled: nn.Linear = self._fill_float(layer, self.weight_dequantized())
         return filled
 

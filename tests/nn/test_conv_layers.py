@@ -255,6 +255,17 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
         Conv2d(8, 8, **{"kernel_size": 3, **arguments})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", [Conv1d, Conv2d])
+def test_to_float_draws_no_random_numbers(kind: type[Conv1d] | type[Conv2d]) -> None:
+    layer = kind(8, 4, 3)
+    before = torch.get_rng_state()
+    with torch.device("meta"):  # nor does it follow the default device: it holds numbers
+        back = layer.to_float()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert back.weight.device.type == "cpu"
+    assert back.weight.requires_grad
+
+
 def test_bad_input() -> None:
     layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
     with pytest.raises(ValueError, match=r"Conv2d\(70, 36\): input of shape \(2, 69, 9, 11\)"):

@@ -187,6 +187,16 @@ def test_to_float_and_back(kernel: str) -> None:
     assert layer.weight.grad is not None
 
 
+def test_to_float_draws_no_random_numbers() -> None:
+    fast = linear()
+    before = torch.get_rng_state()
+    with torch.device("meta"):  # nor does it follow the default device: it holds numbers
+        layer = fast.to_float()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(layer.weight, fast.weight_dequantized())
+    assert layer.weight.requires_grad
+
+
 def test_to_float_of_a_full_weight_has_no_mask() -> None:
     layer = nn.Linear(20, 3, bias=False)
     nn.init.ones_(layer.weight)
