@@ -266,6 +266,33 @@ def test_to_float_draws_no_random_numbers(kind: type[Conv1d] | type[Conv2d]) -> 
     assert back.weight.requires_grad
 
 
+def test_autocast_changes_the_layers_around_it_alone() -> None:
+    """Under autocast a torch layer before it gives bf16, which the engine widens to fp32."""
+    float_layer, x = conv(kernel_size=3, padding=1), images()
+    layer = Conv2d.from_float(float_layer, scheme=Int8(), kernel="windowed")
+    before = nn.Conv2d(3, 70, 1).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert float_layer(x).dtype is torch.bfloat16  # autocast is at work
+        y = layer(x)
+        half = before(images(3))
+        assert half.dtype is torch.bfloat16
+        after_half = layer(half)
+    assert y.dtype is after_half.dtype is torch.float32
+    assert torch.equal(y, exact(float_layer, x))
+    assert torch.equal(after_half, exact(float_layer, half.float()))
+
+
+@pytest.mark.parametrize("kind", [Conv1d, Conv2d])
+def test_to_float_draws_no_random_numbers(kind: type[Conv1d] | type[Conv2d]) -> None:
+    layer = kind(8, 4, 3)
+    before = torch.get_rng_state()
+    with torch.device("meta"):  # nor does it follow the default device: it holds numbers
+        back = layer.to_float()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert back.weight.device.type == "cpu"
+    assert back.weight.requires_grad
+
+
 def test_bad_input() -> None:
     layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
     with pytest.raises(ValueError, match=r"Conv2d\(70, 36\): input of shape \(2, 69, 9, 11\)"):
