@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from sparsekd import backend, ops
-from sparsekd.nn._engine import EngineModule, scheme_for, settle_window
+from sparsekd.nn._engine import EngineModule, integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
 
 __all__ = ["Conv1d", "Conv2d"]
@@ -40,6 +40,10 @@ class _ConvNd(EngineModule):
         kernel: str = "windowed",
         activation: str | None = None,
     ) -> None:
+        owner = type(self).__name__
+        in_channels = integer_from(f"{owner}: in_channels", in_channels)
+        out_channels = integer_from(f"{owner}: out_channels", out_channels)
+        groups = integer_from(f"{owner}: groups", groups)
         kernel_hw = self._pair("kernel_size", kernel_size, 1)
         stride_hw = self._pair("stride", stride, 1)
         dilation_hw = self._pair("dilation", dilation, 1)
@@ -204,9 +208,11 @@ class _ConvNd(EngineModule):
 
     def _pair(self, what: str, value: int | tuple[int, ...], first: int) -> _Pair:
         """(height, width); ``first`` is the height of a Conv1d."""
-        values = (value,) * self.dims if isinstance(value, int) else tuple(value)
-        if len(values) != self.dims or not all(isinstance(v, int) for v in values):
-            raise ValueError(f"{what}: {value!r}, expected an integer or {self.dims} of them")
+        expected = f"an integer or {self.dims} of them"
+        given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.dims
+        if len(given) != self.dims:
+            raise ValueError(f"{what}: {value!r}, expected {expected}")
+        values = [integer_from(f"{type(self).__name__}: {what}", v, expected) for v in given]
         return (first, values[0]) if self.dims == 1 else (values[0], values[1])
 
     def _padding(

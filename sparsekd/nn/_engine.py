@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from sparsekd.spec import Fp32, Int8, Scheme, scheme_from
 __all__ = ["EngineModule"]
 
 _STATIC = {"input_scale": torch.float32, "input_zero_point": torch.int32}
+_LARGEST = 2**31 - 1  # the formats hold positions and orders as int32
 
 
 class EngineModule(nn.Module):
@@ -63,8 +65,14 @@ class EngineModule(nn.Module):
         self._cached: ops.CachedLayer | None = None
         outputs = weight_shape[0]
         dtype = torch.int8 if isinstance(scheme, Int8) else torch.float32
-        # On the CPU whatever the default device is: "meta" has nothing to pack.
-        nothing = self._pack(torch.zeros(weight_shape, dtype=dtype, device="cpu"))
+        try:
+            # On the CPU whatever the default device is: "meta" has nothing to pack.
+            empty = torch.zeros(weight_shape, dtype=dtype, device="cpu")
+        except RuntimeError as error:  # of torch's allocator
+            raise MemoryError(
+                f"{self._where()}: no memory for its weight of {math.prod(weight_shape):,} numbers"
+            ) from error
+        nothing = self._pack(empty)
         static = isinstance(scheme, Int8) and scheme.activations == "static"
         zero = torch.tensor(0, dtype=torch.int32, device="cpu")
         initial: dict[str, Tensor | None] = {
@@ -264,6 +272,22 @@ class EngineModule(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
+
+
+def integer_from(what: str, value: object, expected: str = "an integer") -> int:
+    """An argument of a constructor as an int that fits into the formats.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is too large.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{what}: {value!r}, expected {expected}") from None
+    if abs(number) > _LARGEST:
+        raise ValueError(f"{what}: {number}, expected at most {_LARGEST}")
+    return number
 
 
 def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd import backend, ops
-from sparsekd.nn._engine import EngineModule, scheme_for, settle_window
+from sparsekd.nn._engine import EngineModule, integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
 
 __all__ = ["Linear"]
@@ -28,7 +28,9 @@ class Linear(EngineModule):
             the output.
 
     Raises:
-        ValueError: an unknown kernel or activation, or negative sizes.
+        TypeError: a size that is no integer.
+        ValueError: an unknown kernel or activation, or a size below 0 or past 2^31 - 1.
+        MemoryError: a new layer's weight, which is dense while it is packed, does not fit.
 
     >>> layer = Linear.from_float(nn.Linear(64, 32), scheme=Int8(), kernel="dense")
     >>> y = layer(torch.rand(8, 64))
@@ -47,6 +49,8 @@ class Linear(EngineModule):
         kernel: str = "windowed",
         activation: str | None = None,
     ) -> None:
+        in_features = integer_from("Linear: in_features", in_features)
+        out_features = integer_from("Linear: out_features", out_features)
         if in_features < 0 or out_features < 0:
             raise ValueError(
                 f"Linear: in_features={in_features}, out_features={out_features}, "

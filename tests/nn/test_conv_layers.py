@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -255,15 +256,37 @@ def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
         Conv2d(8, 8, **{"kernel_size": 3, **arguments})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [Conv1d, Conv2d])
-def test_to_float_draws_no_random_numbers(kind: type[Conv1d] | type[Conv2d]) -> None:
-    layer = kind(8, 4, 3)
-    before = torch.get_rng_state()
-    with torch.device("meta"):  # nor does it follow the default device: it holds numbers
-        back = layer.to_float()
-    assert torch.equal(torch.get_rng_state(), before)
-    assert back.weight.device.type == "cpu"
-    assert back.weight.requires_grad
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ({"in_channels": 8.5}, TypeError, r"Conv2d: in_channels: 8\.5, expected an integer"),
+        ({"out_channels": "8"}, TypeError, "Conv2d: out_channels: '8', expected an integer"),
+        ({"groups": 1.0}, TypeError, r"Conv2d: groups: 1\.0, expected an integer"),
+        ({"kernel_size": 3.0}, TypeError, r"kernel_size: 3\.0, expected an integer or 2 of them"),
+        ({"stride": (1, None)}, TypeError, "stride: None, expected an integer or 2 of them"),
+        ({"padding": (1, 1, 1)}, ValueError, r"padding: \(1, 1, 1\), expected an integer or 2"),
+        ({"in_channels": 2**70}, ValueError, "in_channels: 1180.*, expected at most 2147483647"),
+        ({"stride": 2**70}, ValueError, "stride: 1180.*, expected at most 2147483647"),
+        ({"out_channels": 2**21}, ValueError, r"out_channels: 2097152, expected 1\.\.1048576"),
+        (
+            {"in_channels": 2**20, "out_channels": 2**20, "kernel_size": 1024},
+            MemoryError,
+            r"Conv2d\(1048576, 1048576\): no memory for its weight of 1,15.* numbers",
+        ),
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_one_clear_sentence(
+    arguments: dict[str, object], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        Conv2d(**{"in_channels": 8, "out_channels": 8, "kernel_size": 3, **arguments})  # type: ignore[arg-type]
+
+
+def test_integers_of_numpy_are_sizes() -> None:
+    one, two = np.int64(1), np.int64(2)
+    layer = Conv2d(np.int64(8), np.int32(4), (two, two), one, groups=two)
+    assert repr(layer) == repr(Conv2d(8, 4, 2, 1, groups=2))
 
 
 def test_autocast_changes_the_layers_around_it_alone() -> None:

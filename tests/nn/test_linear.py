@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from linear_layers import expected, float_linear, linear, static_linear
@@ -150,6 +151,33 @@ def test_from_float_refuses(layer: Any, scheme: Int8 | None, message: str) -> No
 def test_constructor_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         engine.Linear(**{"in_features": 4, "out_features": 5, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind", "message"),
+    [
+        ((3.5, 4), TypeError, r"^Linear: in_features: 3\.5, expected an integer$"),
+        ((4, "3"), TypeError, "^Linear: out_features: '3', expected an integer$"),
+        ((None, 4), TypeError, "^Linear: in_features: None, expected an integer$"),
+        ((2**70, 4), ValueError, "^Linear: in_features: 1180.*, expected at most 2147483647$"),
+        ((4, 2**31), ValueError, "^Linear: out_features: 2147483648, expected at most 2147483647$"),
+        (
+            (2**31 - 1, 2**31 - 1),
+            MemoryError,
+            r"^Linear\(2147483647, 2147483647\): no memory for its weight of 4,611.* numbers$",
+        ),
+    ],
+    ids=str,
+)
+def test_impossible_sizes_are_one_clear_sentence(
+    sizes: tuple[Any, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        engine.Linear(*sizes)
+
+
+def test_integers_of_numpy_are_sizes() -> None:
+    assert repr(engine.Linear(np.int64(4), np.int32(3))) == repr(engine.Linear(4, 3))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
