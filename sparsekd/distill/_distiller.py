@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsekd.batches import split_batch
 from sparsekd.distill._losses import HardLabels, Loss, SoftTarget
 
 __all__ = ["Distiller"]
@@ -36,7 +37,7 @@ class Distiller:
     out and whose other entries go to the models as keyword arguments.
 
     Raises:
-        ValueError: no losses, an unknown name, or a loss given twice.
+        ValueError: no losses, an unknown name, a loss given twice, or one model as both.
 
     >>> distiller = Distiller(student, teacher, losses=[SoftTarget(4.0), HardLabels()])
     >>> distiller((images, labels)).backward(); distiller.last
@@ -50,6 +51,11 @@ class Distiller:
         *,
         logits: Callable[[Any], Tensor] | None = None,
     ) -> None:
+        if student is teacher:
+            raise ValueError(
+                f"Distiller: student and teacher are the same {type(student).__name__}, which "
+                "would learn from itself; pass copy.deepcopy(model) as the teacher"
+            )
         self.student = student
         self.teacher = teacher
         self.losses = [_loss_from(loss) for loss in losses]
@@ -69,10 +75,11 @@ class Distiller:
         Steps are counted only while gradients are on, so that evaluation does not move schedules.
 
         Raises:
-            ValueError: the batch has no labels and a loss needs them, or shapes do not match.
+            TypeError, ValueError: the batch is of another form, has no labels and a loss needs
+                them, or shapes do not match.
             RuntimeError: every loss has weight 0 at this step.
         """
-        positional, keywords, labels = _split(batch)
+        positional, keywords, labels = split_batch(batch)
         weighted = [(loss, loss.weight_at(self._step)) for loss in self.losses]
         active = [(loss, weight) for loss, weight in weighted if weight > 0.0]
         if not active:
@@ -117,22 +124,6 @@ def _loss_from(loss: Loss | str) -> Loss:
     if loss not in _BY_NAME:
         raise ValueError(f"unknown loss {loss!r}; choices are: {', '.join(_BY_NAME)}")
     return _BY_NAME[loss]()
-
-
-def _split(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:
-    """Positional and keyword inputs of the models, and the labels."""
-    if isinstance(batch, Tensor):
-        return (batch,), {}, None
-    if isinstance(batch, Mapping):
-        keywords = dict(batch)
-        labels = keywords.pop("labels", None)
-        return (), keywords, labels
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return (batch[0],), {}, batch[1]
-    came = f"{type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else repr(batch)
-    raise ValueError(
-        f"a batch is a tensor, a pair (inputs, labels) or a mapping with 'labels'; got {came}"
-    )
 
 
 def _default_logits(output: Any) -> Tensor:

@@ -136,8 +136,9 @@ def test_the_forms_of_a_batch(pair, batch):
     soft = Distiller(student, teacher, ["soft_target"])
     soft(inputs)
     expected = soft.last["total"]
-    soft((inputs, labels))
-    assert soft.last["total"] == expected
+    for same in ((inputs, labels), [inputs]):
+        soft(same)
+        assert soft.last["total"] == expected
 
     class Named(nn.Module):
         def forward(self, *, pixels: torch.Tensor, scale: float) -> object:
@@ -171,16 +172,24 @@ def test_logits_out_of_what_a_model_returns(pair, batch):
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"),
+    ("bad", "kind", "message"),
     [
-        (7, "a batch is a tensor, a pair .* got 7"),
-        ((torch.zeros(1, 6),) * 3, "got tuple of 3"),
-        (torch.zeros(2, 6), "HardLabels needs labels, but the batch has none"),
+        (7, TypeError, "a batch is a tensor, a pair .* got int"),
+        ((torch.zeros(1, 6),) * 3, ValueError, "got tuple of 3"),
+        ([], ValueError, "got list of 0"),
+        (torch.zeros(2, 6), ValueError, "HardLabels needs labels, but the batch has none"),
     ],
 )
-def test_batches_that_do_not_fit(pair, bad, message):
-    with pytest.raises(ValueError, match=message):
+def test_batches_that_do_not_fit(pair, bad, kind, message):
+    with pytest.raises(kind, match=message):
         Distiller(*pair)(bad)
+
+
+def test_a_model_can_not_teach_itself(pair, batch):
+    student, _ = pair
+    with pytest.raises(ValueError, match=r"the same Linear.*pass copy\.deepcopy\(model\)"):
+        Distiller(student, student)
+    Distiller(student, copy.deepcopy(student))(batch).backward()
 
 
 def test_losses_are_checked_when_given(pair):
