@@ -81,7 +81,11 @@ class SoftTarget:
 
 @dataclass(frozen=True)
 class HardLabels:
-    """Cross entropy with the labels of the batch.
+    """Cross entropy with the labels of the batch, the mean over all positions.
+
+    The student's logits are [..., classes], as for :class:`SoftTarget` (``cross_entropy`` itself
+    wants the classes of sequences and images in the second dimension). Labels are integers [...],
+    where -100 leaves a position out, or probabilities [..., classes].
 
     Attributes:
         label_smoothing: as in ``torch.nn.functional.cross_entropy``.
@@ -107,4 +111,17 @@ class HardLabels:
                 "HardLabels needs labels, but the batch has none: pass (inputs, labels) or a dict "
                 "with the key 'labels'"
             )
-        return F.cross_entropy(student, labels, label_smoothing=self.label_smoothing)
+        classes = student.shape[-1]
+        if labels.is_floating_point() and labels.shape == student.shape:
+            flat = labels.reshape(-1, classes)
+        elif not labels.is_floating_point() and labels.shape == student.shape[:-1]:
+            flat = labels.reshape(-1).long()
+        else:
+            raise ValueError(
+                f"HardLabels: labels of {labels.dtype} and shape {tuple(labels.shape)} for logits "
+                f"of shape {tuple(student.shape)}; expected integers of shape "
+                f"{tuple(student.shape[:-1])} or probabilities of shape {tuple(student.shape)}; "
+                "the classes are the last dimension (Distiller's logits= can move them there)"
+            )
+        flat_student = student.reshape(-1, classes)
+        return F.cross_entropy(flat_student, flat, label_smoothing=self.label_smoothing)

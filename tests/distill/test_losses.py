@@ -97,6 +97,45 @@ def test_hard_labels_are_cross_entropy():
         HardLabels(label_smoothing=1.5)
 
 
+def test_hard_labels_of_sequences_have_their_classes_last():
+    student = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(7, (2, 5))
+    labels[1, 3:] = -100  # padding
+    loss = HardLabels(label_smoothing=0.1)(student, None, labels)
+    expected = F.cross_entropy(student.movedim(-1, 1), labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert not gradient[1, 3:].any()
+    assert gradient[0].any()
+    assert torch.equal(
+        HardLabels()(student, None, labels.int()), HardLabels()(student, None, labels)
+    )
+
+
+def test_hard_labels_may_be_probabilities():
+    student, teacher = logits(rows=6)
+    soft = teacher.softmax(-1)
+    flat = HardLabels()(student, None, soft)
+    torch.testing.assert_close(flat, F.cross_entropy(student, soft))
+    torch.testing.assert_close(HardLabels()(student.view(2, 3, 7), None, soft.view(2, 3, 7)), flat)
+
+
+@pytest.mark.parametrize(
+    ("labels", "came"),
+    [
+        (torch.zeros(2, 7, dtype=torch.long), r"torch.int64 and shape \(2, 7\)"),
+        (torch.zeros(2, 5), r"torch.float32 and shape \(2, 5\)"),
+        (torch.zeros(2, 5, 7, dtype=torch.long), r"torch.int64 and shape \(2, 5, 7\)"),
+        (torch.zeros(10, dtype=torch.long), r"torch.int64 and shape \(10,\)"),
+    ],
+    ids=str,
+)
+def test_labels_that_do_not_fit_are_one_clear_sentence(labels, came):
+    expected = r"expected integers of shape \(2, 5\) or probabilities of shape \(2, 5, 7\)"
+    with pytest.raises(ValueError, match=f"HardLabels: labels of {came} for logits .*{expected}"):
+        HardLabels()(torch.zeros(2, 5, 7), None, labels)
+
+
 # --- weights ------------------------------------------------------------------------------------
 
 
