@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsekd.batches import split_batch
 from sparsekd.quantize._fake_quant import FakeQuantLayer
 from sparsekd.quantize._observers import observer_for
 
 __all__ = ["calibrate"]
 
+Forward = Callable[[nn.Module, Any], object]
 
-def calibrate(model: nn.Module, data: Iterable[Any]) -> nn.Module:
+
+def calibrate(
+    model: nn.Module, data: Iterable[Any], *, forward: Forward | None = None
+) -> nn.Module:
     """Find the static input ranges of all fake-quantized layers by running the model on examples.
 
     The model runs in eval mode and without gradients; every module's mode is as before afterwards.
@@ -28,8 +34,11 @@ def calibrate(model: nn.Module, data: Iterable[Any]) -> nn.Module:
 
     Args:
         model: prepared with ``prepare_``.
-        data: batches: each a tensor (one argument), a tuple or list (positional arguments) or a
-            mapping (keyword arguments). It is read once.
+        data: batches, such as a DataLoader of a data set with labels. A batch is a tensor; a pair
+            (inputs, labels), or the inputs alone in a list of one; or a mapping of keyword
+            arguments. Labels, in a mapping the entry "labels", are left out. It is read once.
+        forward: calls the model on batches of any other form, such as
+            ``lambda model, batch: model(*batch)`` for a model of several inputs.
 
     Returns:
         the model.
@@ -37,11 +46,12 @@ def calibrate(model: nn.Module, data: Iterable[Any]) -> nn.Module:
     Raises:
         TypeError: ``data`` is a single batch instead of an iterable of batches, or a batch has
             another type.
-        ValueError: no fake-quantized layer, no batch, or NaN or Inf at a layer's input. On any
-            error all ranges stay as they were.
+        ValueError: no fake-quantized layer, no batch, NaN or Inf at a layer's input, a batch of
+            another form, or a pair where the model's forward could take both: they may be two
+            inputs, so ``forward`` has to say. On any error all ranges stay as they were.
 
     >>> prepare_(model, Int8("static", observer="percentile"))
-    >>> calibrate(model, [torch.rand(64, 128) for _ in range(8)])
+    >>> calibrate(model, DataLoader(examples, batch_size=64))
     """
     if isinstance(data, (Tensor, Mapping, str)):
         raise TypeError(
@@ -59,7 +69,7 @@ def calibrate(model: nn.Module, data: Iterable[Any]) -> nn.Module:
             layer._observer = observer_for(layer.scheme)
         model.eval()
         with torch.no_grad():
-            _run(model, data)
+            _run(model, data, _on_inputs if forward is None else forward)
         _set_ranges(static)
     finally:
         for layer in static:
@@ -85,22 +95,36 @@ def _set_ranges(layers: list[FakeQuantLayer]) -> None:
             layer.set_input_range(*seen)
 
 
-def _run(model: nn.Module, data: Iterable[Any]) -> None:
+def _run(model: nn.Module, data: Iterable[Any], forward: Forward) -> None:
     from tqdm import tqdm  # imported here: training code must not need it
 
     batches = 0
     for batch in tqdm(data, desc="calibrate", unit="batch", leave=False, disable=None):
-        if isinstance(batch, Tensor):
-            model(batch)
-        elif isinstance(batch, Mapping):
-            model(**batch)
-        elif isinstance(batch, (tuple, list)):
-            model(*batch)
-        else:
-            raise TypeError(
-                f"a batch must be a tensor, a tuple, a list or a mapping, got "
-                f"{type(batch).__name__}"
-            )
+        forward(model, batch)
         batches += 1
     if batches == 0:
         raise ValueError("data gave no batch to calibrate on")
+
+
+def _on_inputs(model: nn.Module, batch: Any) -> None:
+    """Call the model on a batch without its labels."""
+    try:
+        positional, keywords, labels = split_batch(batch)
+    except (TypeError, ValueError) as error:
+        example = "forward=lambda model, batch: model(*batch)"
+        raise type(error)(f"{error}; pass for instance {example} to calibrate") from None
+    if positional and labels is not None and _takes_two(model):
+        raise ValueError(
+            f"a batch is a pair, and {type(model).__name__}.forward could take both: pass "
+            "forward=lambda model, batch: model(batch[0]) to calibrate if the second are labels, "
+            "or model(*batch) if it is an input"
+        )
+    model(*positional, **keywords)
+
+
+def _takes_two(model: nn.Module) -> bool:
+    try:
+        inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        return False
+    return True

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from sparsekd import numerics
 from sparsekd.quantize import FakeQuantLinear, Int8, calibrate, prepare_
@@ -34,6 +35,10 @@ def prepared(scheme: Int8 | None = None) -> TwoInputs:
     return model
 
 
+def both(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    model(*batch)
+
+
 def ranges(layer: nn.Module) -> tuple[float, float]:
     return float(layer.input_min), float(layer.input_max)
 
@@ -41,7 +46,7 @@ def ranges(layer: nn.Module) -> tuple[float, float]:
 def test_minmax_covers_every_batch():
     model = prepared()
     data = [(torch.randn(5, 6), torch.rand(5, 6)) for _ in range(4)]
-    assert calibrate(model, iter(data)) is model
+    assert calibrate(model, iter(data), forward=both) is model
     for index, layer in enumerate((model.first, model.second)):
         seen = torch.cat([batch[index] for batch in data])
         assert ranges(layer) == (float(seen.min()), float(seen.max()))
@@ -55,24 +60,59 @@ def test_percentile_leaves_outliers_out():
     model = prepared(Int8("static", observer="percentile", percentile=98.0))
     batches = [torch.rand(50, 6) for _ in range(4)]
     batches[1][3, 2] = 1e6
-    calibrate(model, [(x, x) for x in batches])
+    calibrate(model, [(x, x) for x in batches], forward=both)
     low, high = ranges(model.first)
     assert low == pytest.approx(0.01, abs=0.01)
     assert high == pytest.approx(0.99, abs=0.02)
 
 
-def test_batches_are_tensors_tuples_lists_or_mappings():
+def classifier() -> nn.Sequential:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    prepare_(model, Int8("static"))
+    return model
+
+
+def test_a_loader_of_inputs_and_labels_is_what_one_passes():
+    """Every form of the same batches gives the same ranges, and labels do not matter."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(20, 6), torch.randint(3, (20,))
+    start = classifier()
+    results = []
+    for data in (
+        DataLoader(TensorDataset(x, labels), batch_size=8),
+        DataLoader(TensorDataset(x), batch_size=8),
+        DataLoader([{"input": a, "labels": b} for a, b in zip(x, labels, strict=True)], 8),
+        x.split(8),
+        [(x, None)],
+    ):
+        model = copy.deepcopy(start)
+        calibrate(model, data)
+        results.append([ranges(model[0]), ranges(model[2])])
+    assert results[0][0] == (float(x.min()), float(x.max()))
+    assert all(result == results[0] for result in results)
+
+
+def test_a_model_of_two_inputs_takes_a_mapping_or_its_own_forward():
     x, y = torch.randn(5, 6), torch.randn(5, 6)
     results = []
-    for batch in ((x, y), [x, y], {"a": x, "b": y}):
+    for batch, forward in (({"a": x, "b": y}, None), ((x, y), both), ([x, y], both)):
         model = prepared()
-        calibrate(model, [batch])
+        calibrate(model, [batch], forward=forward)
         results.append((ranges(model.first), ranges(model.second)))
+    assert results[0][1] == (float(y.min()), float(y.max()))
     assert results[0] == results[1] == results[2]
-    layer = nn.Sequential(nn.Linear(6, 2))
-    prepare_(layer, Int8("static"))
-    calibrate(layer, [x])
-    assert ranges(layer[0]) == results[0][0]
+
+
+def test_forward_sees_each_batch_as_it_came():
+    x = torch.randn(3, 6)
+    batches, seen = [("any", x), ("thing", x)], []
+
+    def forward(model: nn.Module, batch: object) -> None:
+        seen.append(batch)
+        model(batch[1])
+
+    calibrate(classifier(), batches, forward=forward)
+    assert seen == batches
 
 
 def test_modes_gradients_and_dropout_are_as_before():
@@ -80,7 +120,7 @@ def test_modes_gradients_and_dropout_are_as_before():
     model.second.eval()
     modes = [m.training for m in model.modules()]
     x = torch.randn(5, 6, requires_grad=True)
-    calibrate(model, [(x, x)])
+    calibrate(model, [(x, x)], forward=both)
     assert [m.training for m in model.modules()] == modes
     assert torch.is_grad_enabled()
     assert all(p.grad is None for p in model.parameters())
@@ -100,7 +140,7 @@ def test_a_layer_sees_the_quantized_weights_before_it():
 def test_a_second_call_starts_afresh():
     model = prepared()
     for factor in (100.0, 1.0):
-        calibrate(model, [(factor * torch.rand(5, 6), torch.rand(5, 6))])
+        calibrate(model, [(factor * torch.rand(5, 6), torch.rand(5, 6))], forward=both)
     assert ranges(model.first)[1] <= 1.0
 
 
@@ -132,7 +172,13 @@ def bad_value() -> list[Tensor]:
     [
         (torch.randn(5, 6), TypeError, "iterable of batches, got one Tensor: put it in a list"),
         ({"a": torch.randn(5, 6)}, TypeError, "iterable of batches, got one dict"),
-        ([3], TypeError, "a batch must be a tensor, a tuple, a list or a mapping, got int"),
+        ([3], TypeError, r"a batch is a tensor, a pair .* got int; pass .* model\(\*batch\)"),
+        ([(torch.rand(5, 6),) * 3], ValueError, r"got tuple of 3; pass .* model\(\*batch\)"),
+        (
+            [(torch.rand(5, 6), torch.rand(5, 6))],
+            ValueError,
+            r"TwoInputs\.forward could take both: pass forward=lambda",
+        ),
         ([], ValueError, "data gave no batch"),
         (bad_value(), ValueError, "layer 'first': its input holds NaN or Inf"),
         ([torch.randn(5, 7)], ValueError, r"layer 'first': input of shape \(5, 7\)"),
@@ -141,7 +187,7 @@ def bad_value() -> list[Tensor]:
 )
 def test_on_errors_nothing_changes(data, kind, message):
     model = prepared()
-    calibrate(model, [(torch.rand(5, 6), torch.rand(5, 6))])
+    calibrate(model, [(torch.rand(5, 6), torch.rand(5, 6))], forward=both)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(kind, match=message):
         calibrate(model, data)
