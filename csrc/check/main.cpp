@@ -29,7 +29,7 @@ constexpr int kThreadedPercent = 5;
 constexpr std::uint64_t kSmallRun = 1000;
 
 struct Options {
-  std::string isa = "all", mutant;
+  std::string isa = "all", mutant, op;
   std::uint64_t problems = 20000;  // over all instruction sets together
   std::uint64_t seed = 1;
   std::optional<std::uint64_t> only;
@@ -37,9 +37,12 @@ struct Options {
 };
 
 constexpr const char* kUsage =
-    "skd-check [--isa NAME|all] [--problems N] [--seed S] [--only INDEX] [--mutant NAME] [--list]\n"
+    "skd-check [--isa NAME|all] [--problems N] [--seed S] [--op NAME] [--only INDEX]\n"
+    "          [--mutant NAME] [--list]\n"
     "  Checks the kernels against the reference. N problems in all (default 20000), shared among\n"
-    "  the instruction sets. --only runs one problem again, --mutant breaks a kernel on purpose.\n";
+    "  the instruction sets. --op leaves out those of all other operations, --only runs one "
+    "problem\n"
+    "  again, --mutant breaks a kernel on purpose, --list prints the names.\n";
 
 std::uint64_t number_of(const std::string& option, const std::string& text) {
   std::uint64_t number = 0;
@@ -67,6 +70,11 @@ Options parse(int argc, char** argv) {
       options.seed = number_of(option, value);
     } else if (option == "--only") {
       options.only = number_of(option, value);
+    } else if (option == "--op") {
+      options.op = value;
+      bool known = false;
+      for (int op = 0; op < kOps; ++op) known = known || value == name_of(static_cast<Op>(op));
+      require(known, "unknown operation '", value, "'; --list prints those there are");
     } else if (option == "--mutant") {
       options.mutant = value;
     } else {
@@ -134,12 +142,14 @@ bool passes(const Options& options, const std::string& isa, std::uint64_t index,
 }
 
 // Prints what ran; false if an operation was left out or its results could not have told much.
-bool report(const std::string& isa, std::uint64_t problems, const Tally& tally) {
+bool report(const Options& options, const std::string& isa, std::uint64_t problems,
+            const Tally& tally) {
   std::printf("%s: %llu problems\n", isa.c_str(), static_cast<unsigned long long>(problems));
   bool enough = true;
   for (int op = 0; op < kOps; ++op) {
     const Count& c = tally[static_cast<std::size_t>(op)];
     const char* name = name_of(static_cast<Op>(op));
+    if (!options.op.empty() && options.op != name) continue;
     std::printf("  %-20s %6lld problems, %6lld telling, %5lld threaded, %10lld results\n", name,
                 static_cast<long long>(c.problems), static_cast<long long>(c.telling),
                 static_cast<long long>(c.threaded), static_cast<long long>(c.results));
@@ -195,11 +205,13 @@ bool check_isa(const Options& options, const std::vector<std::string>& isas, std
   if (options.only) return passes(options, isa, *options.only, subject, tally);
   std::uint64_t problems = 0;
   for (std::uint64_t index = 0; index < options.problems; ++index) {
-    if (turn_of(index, make_problem(options.seed, index), isas) != turn) continue;
+    const Problem problem = make_problem(options.seed, index);
+    if (!options.op.empty() && options.op != name_of(problem.op)) continue;
+    if (turn_of(index, problem, isas) != turn) continue;
     ++problems;
     if (!passes(options, isa, index, subject, tally)) return false;
   }
-  return report(isa, problems, tally);
+  return report(options, isa, problems, tally);
 }
 
 bool check(const Options& options, GuardedMemory& memory) {
@@ -228,7 +240,7 @@ void list() {
   for (const std::string& isa : known_isas()) std::printf("known isa: %s\n", isa.c_str());
   for (const std::string& isa : available_isas()) std::printf("available isa: %s\n", isa.c_str());
   for (int op = 0; op < kOps; ++op) std::printf("operation: %s\n", name_of(static_cast<Op>(op)));
-  for (const std::string& name : mutant_names()) std::printf("mutant: %s\n", name.c_str());
+  for (const Mutant& mutant : all_mutants()) std::printf("mutant: %s\n", mutant.name);
 }
 
 int run_main(int argc, char** argv) {

@@ -9,10 +9,18 @@
 
 namespace skd::check {
 
-// A copy of `base` with the mistake `name`. Throws skd::Error on an unknown name, listing the
-// choices. One mutant at a time: its functions remember `base`.
-KernelTable mutate(const KernelTable& base, const std::string& name);
+// A copy of `table` with the mistake `name`. Throws skd::Error on an unknown name, listing the
+// choices. One mutant at a time: its functions call `base`.
+KernelTable mutate(const KernelTable& table, const std::string& name);
 
-std::vector<std::string> mutant_names();
+struct Mutant {
+  const char* name;
+  void (*apply)(KernelTable& table);
+};
+std::vector<Mutant> all_mutants();
+const std::vector<Mutant>& s8_mutants();     // mutants_s8.cpp
+const std::vector<Mutant>& float_mutants();  // mutants_float.cpp
+
+extern KernelTable base;  // what a mutant calls for everything but its mistake
 
 }  // namespace skd::check

@@ -10,17 +10,22 @@ namespace skd::check {
 namespace {
 
 constexpr const char* kOpNames[kOps] = {
-    "quantize_dynamic_s8",  "quantize_static_u8",  "tile_windowed_s8",     "tile_dense_s8",
-    "epilogue_fp32",        "linear_windowed_s8",  "linear_dense_s8",      "format_windowed_s8",
-    "format_dense_s8",      "refuse_linear_s8",    "conv_windowed_s8",     "conv_dense_s8",
-    "conv_depthwise_s8",    "tile_windowed_f32",   "tile_windowed_bf16",   "linear_windowed_f32",
-    "linear_windowed_bf16", "format_windowed_f32", "format_windowed_bf16", "linear_csr_f32",
-    "format_csr_f32",       "conv_windowed_f32",   "conv_windowed_bf16",   "conv_depthwise_f32",
+    "quantize_dynamic_s8",  "quantize_static_u8",   "tile_windowed_s8",
+    "tile_dense_s8",        "epilogue_fp32",        "linear_windowed_s8",
+    "linear_dense_s8",      "format_windowed_s8",   "format_dense_s8",
+    "refuse_linear_s8",     "conv_windowed_s8",     "conv_dense_s8",
+    "conv_depthwise_s8",    "tile_windowed_f32",    "tile_windowed_bf16",
+    "linear_windowed_f32",  "linear_windowed_bf16", "format_windowed_f32",
+    "format_windowed_bf16", "linear_csr_f32",       "format_csr_f32",
+    "conv_windowed_f32",    "conv_windowed_bf16",   "conv_depthwise_f32",
+    "tile_depthwise_s8",    "tile_depthwise_f32",   "tile_csr_f32",
+    "epilogue_sums",        "transpose_f32",        "to_bf16",
+    "absolute_maximum",
 };
 // Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
 // rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4,  2, 1, 8, 6,
-                                 5,  8,  7,  11, 8,  3,  2,  10, 3, 7, 5, 5};
+constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5, 8, 7, 11,
+                                 8,  3,  2,  10, 3,  7,  5,  5, 4, 4, 6, 5, 3, 4, 2};
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -80,6 +85,33 @@ void pick_tile(Random& random, Problem& p) {
   p.out_gap = random.pick<std::int64_t>({0, 0, 16, 32, 1, 7});
 }
 
+void pick_depthwise_tile(Random& random, Problem& p) {
+  p.rows = random.in(1, kMaxTileRows);
+  p.taps = static_cast<int>(random.pick<std::int64_t>({1, 9, 9, 25, random.in(1, 12)}));
+  p.same_rows = random.percent(8);
+  p.inputs = 1;
+  p.outputs = pick_size(random, 700);
+  p.mask = random.percent(70) ? Mask::full : Mask::random;
+  p.mask_n = p.mask == Mask::random ? 50 : 0;
+  pick_bytes(random, p);
+  if (is_float(p.op)) pick_floats(random, p);
+  limit_work(p, pick_budget(random));
+  const std::int64_t slices = (p.outputs + kLanes - 1) / kLanes;
+  p.first_slice = random.percent(50) ? 0 : random.in(0, slices - 1);
+  p.slice_count = random.in(1, slices - p.first_slice);
+  p.out_gap = random.pick<std::int64_t>({0, 0, 16, 1, 7});
+}
+
+void pick_csr_tile(Random& random, Problem& p) {
+  const std::int64_t panel_rows = random.pick<std::int64_t>({1, 1, 16, 32, 48, 64});
+  if (random.percent(50)) p.inputs = random.pick<std::int64_t>({128, 256, 512}) + random.in(-1, 1);
+  pick_weights(random, p);
+  pick_floats(random, p);
+  limit_work(p, (random.percent(10) ? 4000000 : 400000) / panel_rows);
+  p.rows = panel_rows;  // other counts there are not
+  if (random.percent(2)) p.inputs = 0;
+}
+
 void pick_linear(Random& random, Problem& p) {
   p.rows = random.percent(2) ? random.in(34, 140) : random.in(0, 33);
   if (is_csr(p.op) && random.percent(60)) {  // beside panels of 16 to 64 rows and blocks of inputs
@@ -120,9 +152,11 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
   p.op = pick_op(random);
   p.inputs = pick_size(random, 4200);
   p.outputs = pick_size(random, 4200);
-  if (is_float(p.op) && !is_bf16(p.op)) p.window = random.pick({16, 32});
+  if (has_float_windows(p.op) && !is_bf16(p.op)) p.window = random.pick({16, 32});
   switch (p.op) {
     case Op::quantize_dynamic_s8:
+    case Op::to_bf16:
+    case Op::absolute_maximum:
       pick_floats(random, p);
       if (random.percent(1)) p.inputs = 0;
       break;
@@ -137,6 +171,25 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
     case Op::tile_windowed_f32:
     case Op::tile_windowed_bf16:
       pick_tile(random, p);
+      break;
+    case Op::tile_depthwise_s8:
+    case Op::tile_depthwise_f32:
+      pick_depthwise_tile(random, p);
+      break;
+    case Op::tile_csr_f32:
+      pick_csr_tile(random, p);
+      break;
+    case Op::transpose_f32:
+      p.rows = random.percent(2) ? 0 : pick_size(random, 200);
+      p.inputs = random.percent(2) ? 0 : std::min<std::int64_t>(p.inputs, 400);
+      if (random.percent(50)) p.in_gap = random.in(1, 37);
+      if (random.percent(50)) p.out_gap = random.pick<std::int64_t>({16, 32, 1, 5});
+      break;
+    case Op::epilogue_sums:
+      p.rows = random.in(1, 2 * kMaxTileRows);
+      pick_floats(random, p);
+      pick_output(random, p);
+      p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
       break;
     case Op::epilogue_fp32:
       p.rows = random.in(1, kMaxTileRows);
@@ -181,13 +234,17 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
 std::string describe(const Problem& p) {
   const auto index = [](auto choice) { return static_cast<std::size_t>(choice); };
   const bool tile = is_tile(p.op), linear = is_linear(p.op), conv = is_conv(p.op);
-  const bool quantize = p.op == Op::quantize_dynamic_s8 || p.op == Op::quantize_static_u8;
+  const bool vector = is_vector(p.op), sums = p.op == Op::epilogue_sums;
+  const bool zero_point =
+      linear || conv || tile || p.op == Op::quantize_static_u8 || p.op == Op::refuse_linear_s8;
   std::ostringstream text;
   text << name_of(p.op) << ' ';
-  if (quantize) {
+  if (vector) {
     text << p.inputs;
-  } else if (p.op == Op::epilogue_fp32) {
+  } else if (p.op == Op::epilogue_fp32 || sums) {
     text << p.rows << 'x' << p.outputs;
+  } else if (p.op == Op::transpose_f32) {
+    text << p.rows << 'x' << p.inputs;
   } else if (conv) {
     text << describe_images(p);
   } else if (p.op != Op::refuse_linear_s8) {
@@ -195,21 +252,19 @@ std::string describe(const Problem& p) {
   }
   if (p.taps > 1 && !conv) text << " taps=" << p.taps;
   if (tile) text << " slices=" << p.first_slice << '+' << p.slice_count;
-  if (tile || linear || conv || is_format(p.op)) {
+  if (tile || linear || conv || is_format(p.op) || p.op == Op::tile_csr_f32) {
     text << " mask=" << kMaskNames[index(p.mask)];
     if (p.mask_n > 0) text << ':' << p.mask_n;
     text << " weights=" << kWeightNames[index(p.weights)];
   }
   const bool floats = is_float(p.op);
-  if (floats && !is_csr(p.op) && !is_depthwise(p.op)) text << " window=" << p.window;
+  if (has_float_windows(p.op)) text << " window=" << p.window;
   if ((tile && !floats) || (conv && p.images.u8_in))
     text << " bytes=" << kByteNames[index(p.bytes)];
-  if (quantize || linear || (conv && !p.images.u8_in))
+  if (vector || linear || sums || is_csr(p.op) || (tile && floats) || (conv && !p.images.u8_in))
     text << " x=" << kFloatNames[index(p.floats)];
   if ((linear || conv) && !floats) text << (p.dynamic ? " dynamic" : " static");
-  if (!floats && p.op != Op::quantize_dynamic_s8 && p.op != Op::epilogue_fp32 && !is_format(p.op)) {
-    text << " zp=" << p.zero_point;
-  }
+  if (!floats && zero_point) text << " zp=" << p.zero_point;
   if (p.bias) text << " bias";
   if (p.activation != Activation::none) text << ' ' << kActivationNames[index(p.activation)];
   if (p.in_gap > 0) text << " in+" << p.in_gap;

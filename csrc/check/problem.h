@@ -36,8 +36,15 @@ enum class Op : int {
   conv_windowed_f32,
   conv_windowed_bf16,
   conv_depthwise_f32,
+  tile_depthwise_s8,  // entries of the table that layers above reach only in part
+  tile_depthwise_f32,
+  tile_csr_f32,
+  epilogue_sums,
+  transpose_f32,
+  to_bf16,
+  absolute_maximum,
 };
-inline constexpr int kOps = 24;
+inline constexpr int kOps = 31;
 const char* name_of(Op op);
 
 // What an operation is made of.
@@ -48,15 +55,22 @@ inline bool is_conv(Op op) {
   return is_depthwise(op) || op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 ||
          op == Op::conv_windowed_f32 || op == Op::conv_windowed_bf16;
 }
-inline bool is_csr(Op op) { return op == Op::linear_csr_f32 || op == Op::format_csr_f32; }
+inline bool is_csr(Op op) {
+  return op == Op::linear_csr_f32 || op == Op::format_csr_f32 || op == Op::tile_csr_f32;
+}
 inline bool is_bf16(Op op) {
   return op == Op::tile_windowed_bf16 || op == Op::linear_windowed_bf16 ||
-         op == Op::format_windowed_bf16 || op == Op::conv_windowed_bf16;
+         op == Op::format_windowed_bf16 || op == Op::conv_windowed_bf16 || op == Op::to_bf16;
+}
+inline bool has_float_windows(Op op) {
+  return (is_bf16(op) && op != Op::to_bf16) || op == Op::tile_windowed_f32 ||
+         op == Op::linear_windowed_f32 || op == Op::format_windowed_f32 ||
+         op == Op::conv_windowed_f32;
 }
 inline bool is_float(Op op) {
-  return is_bf16(op) || op == Op::tile_windowed_f32 || op == Op::linear_windowed_f32 ||
-         op == Op::format_windowed_f32 || is_csr(op) || op == Op::conv_windowed_f32 ||
-         op == Op::conv_depthwise_f32;
+  return has_float_windows(op) || is_csr(op) || op == Op::conv_depthwise_f32 ||
+         op == Op::tile_depthwise_f32 || op == Op::epilogue_sums || op == Op::transpose_f32 ||
+         op == Op::to_bf16 || op == Op::absolute_maximum;
 }
 inline bool is_linear(Op op) {
   return op == Op::linear_windowed_s8 || op == Op::linear_dense_s8 ||
@@ -65,7 +79,13 @@ inline bool is_linear(Op op) {
 }
 inline bool is_tile(Op op) {
   return op == Op::tile_windowed_s8 || op == Op::tile_dense_s8 || op == Op::tile_windowed_f32 ||
-         op == Op::tile_windowed_bf16;
+         op == Op::tile_windowed_bf16 || op == Op::tile_depthwise_s8 ||
+         op == Op::tile_depthwise_f32;
+}
+// One vector of floats in.
+inline bool is_vector(Op op) {
+  return op == Op::quantize_dynamic_s8 || op == Op::quantize_static_u8 || op == Op::to_bf16 ||
+         op == Op::absolute_maximum;
 }
 inline bool is_format(Op op) {
   return op == Op::format_windowed_s8 || op == Op::format_dense_s8 ||
@@ -115,7 +135,7 @@ struct Images {
 struct Problem {
   std::uint64_t seed = 0;  // of the data
   Op op = Op::quantize_dynamic_s8;
-  std::int64_t rows = 1, outputs = 1, inputs = 1;
+  std::int64_t rows = 1, outputs = 1, inputs = 1;  // a depthwise tile: outputs are the channels
   int taps = 1;
   std::int64_t first_slice = 0, slice_count = 1;  // tiles
   Mask mask = Mask::full;

@@ -94,14 +94,15 @@ struct Result {
 };
 
 Result on_one_thread(const Problem& p, const ConvData& data, const std::vector<float>& input,
-                     const KernelTable& table) {
-  Result y;
-  y.f32.resize(p.images.u8_out ? 0 : data.sums.size());
-  y.u8.resize(p.images.u8_out ? data.sums.size() : 0);
-  if (p.rows == 0) return y;  // a gap: no data at all (null) is taken for u8 input
-  forward(p, data, make_layer(p, data), input.data(), {y.f32.data(), y.u8.data()}, 0, p.rows, 1,
-          table);
-  return y;
+                     const Subject& subject) {
+  const std::int64_t count = static_cast<std::int64_t>(data.sums.size());
+  const bool u8 = p.images.u8_out;
+  if (p.rows == 0) return {};  // a gap: no data at all (null) is taken for u8 input
+  subject.memory.start(Side::end);
+  const Output y{subject.memory.take<float>("y", u8 ? 0 : count),
+                 subject.memory.take<std::uint8_t>("u8 y", u8 ? count : 0)};
+  forward(p, data, make_layer(p, data), input.data(), y, 0, p.rows, 1, subject.table);
+  return {{y.f32, y.f32 + (u8 ? 0 : count)}, {y.u8, y.u8 + (u8 ? count : 0)}};
 }
 
 void expect_element(const Problem& p, const ConvData& data, std::int64_t i, Output y,
@@ -123,7 +124,7 @@ void expect_element(const Problem& p, const ConvData& data, std::int64_t i, Outp
 Coverage run_conv_float(const Problem& p, const Subject& subject) {
   const ConvData data = make_data(p);
   const std::vector<float> input = in_layout(p, data.x);
-  const Result alone = on_one_thread(p, data, input, subject.table);
+  const Result alone = on_one_thread(p, data, input, subject);
   Coverage coverage;
   const ThreadWatch watch(subject.table);
   const std::int64_t count = static_cast<std::int64_t>(data.sums.size());

@@ -140,8 +140,11 @@ LinearFloat make_layer(const Problem& p, const LinearData& data) {
 template <class Layer>
 Coverage check_layer(const Problem& p, const Subject& subject, const LinearData& data,
                      const Layer& layer) {
-  std::vector<float> alone(size(p.rows * p.outputs));  // one thread, one call, usual environment
-  layer.forward({data.x.data(), p.rows, data.x_stride, alone.data(), p.outputs, 1}, &subject.table);
+  // One thread, one call, usual environment.
+  subject.memory.start(Side::end);
+  float* single = subject.memory.take<float>("y", p.rows * p.outputs);
+  layer.forward({data.x.data(), p.rows, data.x_stride, single, p.outputs, 1}, &subject.table);
+  const std::vector<float> alone(single, single + p.rows * p.outputs);
   Coverage coverage;
   const ThreadWatch watch(subject.table);
   const std::int64_t y_stride = p.outputs + p.out_gap;

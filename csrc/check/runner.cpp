@@ -41,6 +41,19 @@ Coverage run(const Problem& problem, const Subject& subject) {
       return run_float_format(problem, subject.memory);
     case Op::format_csr_f32:
       return run_csr_format(problem, subject.memory);
+    case Op::tile_depthwise_s8:
+    case Op::tile_depthwise_f32:
+      return run_tile_depthwise(problem, subject);
+    case Op::tile_csr_f32:
+      return run_tile_csr(problem, subject);
+    case Op::epilogue_sums:
+      return run_epilogue_sums(problem, subject);
+    case Op::transpose_f32:
+      return run_transpose(problem, subject);
+    case Op::to_bf16:
+      return run_to_bf16(problem, subject);
+    case Op::absolute_maximum:
+      return run_absolute_maximum(problem, subject);
   }
   throw Failure("no such operation");
 }

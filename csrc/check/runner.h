@@ -35,6 +35,12 @@ Coverage run_conv_float(const Problem& problem, const Subject& subject);   // ru
 Coverage run_csr_format(const Problem& problem, GuardedMemory& memory);    // run_csr_format.cpp
 Coverage run_windowed_format(const Problem& problem, GuardedMemory& memory);  // run_formats.cpp
 Coverage run_dense_format(const Problem& problem, GuardedMemory& memory);
+Coverage run_tile_depthwise(const Problem& problem, const Subject& subject);  // run_depthwise.cpp
+Coverage run_tile_csr(const Problem& problem, const Subject& subject);        // run_csr_tile.cpp
+Coverage run_to_bf16(const Problem& problem, const Subject& subject);  // run_float_kernels.cpp
+Coverage run_absolute_maximum(const Problem& problem, const Subject& subject);
+Coverage run_transpose(const Problem& problem, const Subject& subject);
+Coverage run_epilogue_sums(const Problem& problem, const Subject& subject);
 
 // Runs `body` as a caller with the given floating-point environment would; throws when it is not as
 // it was afterwards, or when an operand's surroundings were written to.

@@ -11,7 +11,17 @@ import pytest
 from sparsekd import backend
 
 LINE = re.compile(r"^FAIL: skd-check (--isa \S+ --seed \d+ --only \d+(?: --mutant \w+)?)  # (.+)$")
-OPERATIONS = 24
+OPERATIONS = 31
+#: Kernels that are called directly, and mistakes in them that the direct calls must find.
+DIRECT = {
+    "tile_depthwise_s8": ["depthwise_over_read", "depthwise_first_sums"],
+    "tile_depthwise_f32": ["depthwise_over_read_f32", "last_tap_lost"],
+    "tile_csr_f32": ["csr_short_run", "csr_restarts", "csr_over_read"],
+    "epilogue_sums": ["sums_over_write", "sums_skip_last_column", "sums_late_bias"],
+    "transpose_f32": ["transpose_over_read", "transpose_no_fill"],
+    "to_bf16": ["truncating_bf16", "bf16_half_up", "bf16_nan_rounded", "bf16_keeps_subnormals"],
+    "absolute_maximum": ["maximum_loses_nan"],
+}
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
@@ -73,12 +83,28 @@ def test_every_mutant_is_found_and_its_line_repeats_it(mutant: str, isa: str) ->
 
 
 @pytest.mark.parametrize("isa", backend.available_isas())
+@pytest.mark.parametrize("operation", DIRECT)
+def test_direct_calls_find_the_mistakes_of_their_kernel(operation: str, isa: str) -> None:
+    options = ["--isa", isa, "--problems", "9000", "--op", operation]
+    assert check(*options).returncode == 0
+    for mutant in DIRECT[operation]:
+        *_, last = check(*options, "--mutant", mutant).stdout.splitlines()
+        match = LINE.match(last)
+        assert match, f"{mutant}: {last}"
+        assert match[2].startswith(f"{operation} ")
+
+
+@pytest.mark.parametrize("isa", backend.available_isas())
 @pytest.mark.parametrize("mutant", ["wrong_border", "swapped_taps", "last_tap_lost"])
 def test_convolutions_find_what_only_convolutions_can(mutant: str, isa: str) -> None:
-    *_, last = check("--isa", isa, "--problems", "4000", "--mutant", mutant).stdout.splitlines()
-    match = LINE.match(last)
-    assert match, last
-    assert match[2].startswith("conv_")
+    operations = [name for name in listed("operation") if name.startswith("conv_")]
+    found = 0
+    for operation in operations:
+        options = ["--isa", isa, "--problems", "4000", "--op", operation, "--mutant", mutant]
+        *_, last = check(*options).stdout.splitlines()
+        match = LINE.match(last)
+        found += match is not None and match[2].startswith(operation)
+    assert found >= (1 if mutant == "last_tap_lost" else 3)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +128,7 @@ def test_a_failure_says_what_happened(mutant: str, words: str) -> None:
     [
         (["--isa", "sse9"], "unknown instruction set 'sse9'; known: "),
         (["--mutant", "sleepy"], "unknown mutant 'sleepy'; known: over_read, "),
+        (["--op", "conv"], "unknown operation 'conv'; --list prints those there are"),
         (["--problems", "many"], "--problems: 'many', expected a whole number"),
         (["--problems"], "option '--problems' is unknown or lacks its value"),
         (["--speed", "1"], "unknown option '--speed'"),
