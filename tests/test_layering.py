@@ -72,7 +72,8 @@ CPP = {
     "formats": {"core", "kernels", "formats"},
     "dispatch": {"core", "kernels", "dispatch"},
     "ops": {"core", "kernels", "formats", "dispatch", "ops"},
-    "bindings": {"core", "kernels", "formats", "dispatch", "ops", "bindings"},
+    "probe": {"core", "dispatch", "probe"},
+    "bindings": {"core", "kernels", "formats", "dispatch", "ops", "probe", "bindings"},
     "check": {"core", "kernels", "formats", "dispatch", "ops", "check"},
 }
 #: System headers that belong to one place: pattern -> files that may include a match.
