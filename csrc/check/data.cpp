@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "kernels/reference.h"
 
@@ -121,6 +122,33 @@ std::vector<float> make_float_weights(const Problem& p, Random& random) {
     if (is_bf16(p.op)) w = reference::round_bf16(w);
   }
   return dense;
+}
+
+std::vector<std::int32_t> make_order(Random& random, std::int64_t outputs, std::int64_t groups) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(outputs));
+  std::iota(order.begin(), order.end(), 0);
+  const std::int64_t per_group = outputs / groups;
+  for (std::int64_t block = 0; block < outputs;) {
+    const std::int64_t end = std::min(block + kOrderBlock, (block / per_group + 1) * per_group);
+    const auto first = order.begin() + block, last = order.begin() + end;
+    if (random.percent(15)) {
+      std::reverse(first, last);
+    } else if (!random.percent(15)) {
+      for (auto it = first; it != last; ++it) std::swap(*it, it[random.in(0, last - it - 1)]);
+    }
+    block = end;
+  }
+  return order;
+}
+
+std::vector<std::int32_t> places_of(const std::vector<std::int32_t>& order, std::int64_t groups) {
+  std::vector<std::int32_t> places(order.size());
+  const std::int64_t per_group = static_cast<std::int64_t>(order.size()) / groups;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const std::int64_t in_group = static_cast<std::int64_t>(i) % per_group;
+    places[static_cast<std::size_t>(order[i])] = static_cast<std::int32_t>(in_group % kOrderBlock);
+  }
+  return places;
 }
 
 void fill_bytes(ByteFill fill, Random& random, std::uint8_t* bytes, std::int64_t count) {

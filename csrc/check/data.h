@@ -16,6 +16,12 @@ std::vector<std::int8_t> make_weights(const Problem& p, Random& random);
 // in bf16.
 std::vector<float> make_float_weights(const Problem& p, Random& random);
 
+// The output that stands in each place: those of every group shuffled, reversed or as they are
+// within blocks of 64, the last one short.
+std::vector<std::int32_t> make_order(Random& random, std::int64_t outputs, std::int64_t groups);
+// For each output its place within the block.
+std::vector<std::int32_t> places_of(const std::vector<std::int32_t>& order, std::int64_t groups);
+
 void fill_bytes(ByteFill fill, Random& random, std::uint8_t* bytes, std::int64_t count);
 
 // One row of activations, of the order of 1 to 100 where the fill is not about something else.

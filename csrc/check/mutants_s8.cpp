@@ -1,4 +1,4 @@
-// Mistakes of the integer kernels, their quantizers and their epilogue.
+// Mistakes of the integer kernels, their quantizers, their epilogue and the order of outputs.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -123,7 +123,9 @@ void rows_swapped(const DenseS8& weight, const TileS8& tile) {
 }
 
 void fused_epilogue(const EpilogueFp32& job) {
-  if (job.activation != Activation::none || job.bias == nullptr) return base.epilogue_fp32(job);
+  if (job.activation != Activation::none || job.bias == nullptr || job.places != nullptr) {
+    return base.epilogue_fp32(job);
+  }
   for (int r = 0; r < job.row_count; ++r) {
     for (std::int64_t c = 0; c < job.columns; ++c) {
       const float acc = static_cast<float>(job.acc[r * job.acc_stride + c]);
@@ -133,7 +135,9 @@ void fused_epilogue(const EpilogueFp32& job) {
 }
 // (acc * row_scale) * scale instead of acc * (row_scale * scale).
 void other_order(const EpilogueFp32& job) {
-  if (job.activation != Activation::none || job.bias != nullptr) return base.epilogue_fp32(job);
+  if (job.activation != Activation::none || job.bias != nullptr || job.places != nullptr) {
+    return base.epilogue_fp32(job);
+  }
   for (int r = 0; r < job.row_count; ++r) {
     for (std::int64_t c = 0; c < job.columns; ++c) {
       const float acc = static_cast<float>(job.acc[r * job.acc_stride + c]);
@@ -161,6 +165,20 @@ void tanh_gelu(const EpilogueFp32& job) {
       y[c] = 0.5f * y[c] * (1 + std::tanh(0.7978845608f * (y[c] + 0.044715f * y[c] * y[c] * y[c])));
     }
   }
+}
+
+// The outputs' order applied the wrong way round.
+template <class Job, void (*KernelTable::*entry)(const Job&)>
+void order_inverted(const Job& job) {
+  const auto columns = static_cast<std::size_t>(job.places == nullptr ? 0 : job.columns);
+  std::vector<std::int32_t> inverse(columns);
+  for (std::size_t c = 0; c < columns; ++c) {
+    const std::size_t block = c / kOrderBlock * kOrderBlock;
+    inverse[block + static_cast<std::size_t>(job.places[c])] = static_cast<std::int32_t>(c - block);
+  }
+  Job changed = job;
+  if (job.places != nullptr) changed.places = inverse.data();
+  (base.*entry)(changed);
 }
 
 // x / s instead of x * (1 / s).
@@ -270,6 +288,11 @@ const std::vector<Mutant>& s8_mutants() {
       {"dividing_quantizer", [](T& t) { t.quantize_dynamic_s8 = dividing_quantizer; }},
       {"half_away", [](T& t) { t.quantize_static_u8 = half_away; }},
       {"leaves_flush_on", [](T& t) { t.epilogue_fp32 = leaves_flush_on; }},
+      {"order_inverted",
+       [](T& t) {
+         t.epilogue_fp32 = order_inverted<EpilogueFp32, &T::epilogue_fp32>;
+         t.epilogue_sums = order_inverted<EpilogueSums, &T::epilogue_sums>;
+       }},
       {"wrong_border",
        [](T& t) {
          t.linear_windowed_s8 = wrong_border<WindowedS8, &T::linear_windowed_s8>;

@@ -190,11 +190,13 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       pick_floats(random, p);
       pick_output(random, p);
       p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
+      p.ordered = random.percent(50);
       break;
     case Op::epilogue_fp32:
       p.rows = random.in(1, kMaxTileRows);
       pick_output(random, p);
       p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
+      p.ordered = random.percent(50);
       break;
     case Op::linear_windowed_s8:
     case Op::linear_dense_s8:
@@ -274,6 +276,7 @@ std::string describe(const Problem& p) {
   if (p.environment != Environment::standard)
     text << ' ' << kEnvironmentNames[index(p.environment)];
   if (p.same_rows) text << " same-rows";
+  if (p.ordered) text << " ordered";
   return text.str();
 }
 

@@ -140,7 +140,8 @@ struct Problem {
   std::int64_t first_slice = 0, slice_count = 1;  // tiles
   Mask mask = Mask::full;
   int mask_n = 0;
-  int window = 32;  // of a float format
+  int window = 32;       // of a float format
+  bool ordered = false;  // outputs stand in another order
   WeightFill weights = WeightFill::any;
   ByteFill bytes = ByteFill::any;
   FloatFill floats = FloatFill::normal;

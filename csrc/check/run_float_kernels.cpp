@@ -146,6 +146,7 @@ namespace {
 
 struct SumsData {
   std::vector<float> acc, bias, before;  // acc: [rows][stride], columns to a multiple of 16
+  std::vector<std::int32_t> places;      // empty unless the problem is ordered
   std::int64_t stride;
 };
 
@@ -163,9 +164,11 @@ SumsData make_sums(const Problem& p) {
     bias = 2.0f * random.symmetric();
     if (random.percent(3)) bias = random.pick({0.0f, -0.0f, 1e30f, -1e30f, -3e38f, INFINITY, NAN});
   }
+  if (p.ordered) data.places = places_of(make_order(random, p.outputs, 1), 1);
   for (std::int64_t r = 0; r < p.rows; ++r) {
     for (std::int64_t c = 0; c < p.outputs; ++c) {
-      const float acc = data.acc[size(r * data.stride + c)];
+      const std::int64_t at = p.ordered ? c / kOrderBlock * kOrderBlock + data.places[size(c)] : c;
+      const float acc = data.acc[size(r * data.stride + at)];
       data.before.push_back(p.bias ? acc + data.bias[size(c)] : acc);
     }
   }
@@ -179,6 +182,7 @@ EpilogueSums sums_job(const Problem& p, const SumsData& data, GuardedMemory& mem
   job.row_count = static_cast<int>(p.rows);
   job.columns = p.outputs;
   job.bias = p.bias ? memory.copy("bias", data.bias.data(), p.outputs) : nullptr;
+  job.places = p.ordered ? memory.copy("places", data.places.data(), p.outputs) : nullptr;
   job.activation = p.activation;
   job.y_stride = p.outputs + p.out_gap;
   job.y = memory.take<float>("y", extent(p.rows, p.outputs, job.y_stride));

@@ -169,6 +169,7 @@ namespace {
 struct EpilogueData {
   std::vector<std::int32_t> acc;  // [rows][stride], columns to a multiple of 16
   std::vector<float> row_scale, scale, bias, before;
+  std::vector<std::int32_t> places;  // empty unless the problem is ordered
   std::int64_t stride;
 };
 
@@ -200,9 +201,11 @@ EpilogueData make_epilogue(const Problem& p) {
     bias = 2.0f * random.symmetric();
     if (random.percent(3)) bias = random.pick({0.0f, -0.0f, 1e30f, -1e30f, -3e38f, INFINITY, NAN});
   }
+  if (p.ordered) data.places = places_of(make_order(random, p.outputs, 1), 1);
   for (std::int64_t r = 0; r < p.rows; ++r) {
     for (std::int64_t c = 0; c < p.outputs; ++c) {
-      data.before.push_back(reference::dequantize(data.acc[size(r * data.stride + c)],
+      const std::int64_t at = p.ordered ? c / kOrderBlock * kOrderBlock + data.places[size(c)] : c;
+      data.before.push_back(reference::dequantize(data.acc[size(r * data.stride + at)],
                                                   data.row_scale[size(r)], data.scale[size(c)],
                                                   p.bias ? &data.bias[size(c)] : nullptr));
     }
@@ -219,6 +222,7 @@ EpilogueFp32 epilogue_job(const Problem& p, const EpilogueData& data, GuardedMem
   job.row_scale = memory.copy("row_scale", data.row_scale.data(), p.rows);
   job.scale = memory.copy("scale", data.scale.data(), p.outputs);
   job.bias = p.bias ? memory.copy("bias", data.bias.data(), p.outputs) : nullptr;
+  job.places = p.ordered ? memory.copy("places", data.places.data(), p.outputs) : nullptr;
   job.activation = p.activation;
   job.y_stride = p.outputs + p.out_gap;
   job.y = memory.take<float>("y", extent(p.rows, p.outputs, job.y_stride));

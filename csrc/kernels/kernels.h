@@ -14,6 +14,7 @@ inline constexpr int kLanes = 16;       // outputs in a slice; lane i of slice s
 inline constexpr int kWindow = 64;      // inputs in a window of the windowed s8 format
 inline constexpr int kDot = 4;          // products that one lane adds in one step
 inline constexpr int kMaxTileRows = 8;  // the largest row tile of any kernel
+inline constexpr int kOrderBlock = 64;  // outputs of a windowed weight that may be reordered
 inline constexpr int kCsrGroup = 64;    // outputs of a CSR weight that are sorted together
 inline constexpr int kCsrLanes = 4;     // of these, how many share a run of steps
 inline constexpr int kCsrRows = 64;     // the most rows of a CSR panel
@@ -118,6 +119,7 @@ struct EpilogueSums {
   Activation activation;
   float* y;
   std::int64_t y_stride;
+  const std::int32_t* places;
 };
 
 // What one group of outputs of a CSR fp32 weight keeps of one block of inputs (formats/csr_f32.h
@@ -160,6 +162,9 @@ struct EpilogueFp32 {
   Activation activation;
   float* y;  // [row_count][y_stride]
   std::int64_t y_stride;
+  // [columns] or null. Of the weights whose outputs are stored in another order: the sum of column
+  // c stands at acc[64 * (c / 64) + places[c]], 0..63 and below `columns` rounded up to 16.
+  const std::int32_t* places;
 };
 
 struct KernelTable {

@@ -105,7 +105,8 @@ struct MathS8 {
     float scales[kMaxTileRows];
     std::fill_n(scales, count, sample_scales[sample]);
     table.epilogue_fp32({acc, stride, count, columns, scales, scale + column,
-                         bias == nullptr ? nullptr : bias + column, activation, y, y_stride});
+                         bias == nullptr ? nullptr : bias + column, activation, y, y_stride,
+                         nullptr});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
     table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);
@@ -136,7 +137,7 @@ struct MathFloat {
   void finish(const Sum* acc, std::int64_t stride, std::int64_t, int count, std::int64_t column,
               std::int64_t columns, float* y, std::int64_t y_stride) const {
     table.epilogue_sums({acc, stride, count, columns, bias == nullptr ? nullptr : bias + column,
-                         activation, y, y_stride});
+                         activation, y, y_stride, nullptr});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
     table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);

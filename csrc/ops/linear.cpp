@@ -77,7 +77,7 @@ struct Job {
       table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column), scales + rows.begin,
                            scale + column, bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride});
+                           call.y + rows.begin * call.y_stride + column, call.y_stride, nullptr});
     });
   }
 

@@ -94,7 +94,7 @@ struct Job {
       table.epilogue_sums({sums, kChunkOutputs,
                            static_cast<int>(std::min<std::int64_t>(kLanes, rows.end - r)), columns,
                            bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + r * call.y_stride + column, call.y_stride});
+                           call.y + r * call.y_stride + column, call.y_stride, nullptr});
     }
   }
 

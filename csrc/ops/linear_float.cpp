@@ -60,7 +60,7 @@ struct Job {
       table.epilogue_sums({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column),
                            bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride});
+                           call.y + rows.begin * call.y_stride + column, call.y_stride, nullptr});
     });
   }
 

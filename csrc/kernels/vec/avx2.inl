@@ -93,6 +93,23 @@ inline std::int32_t reduce_max(const I16& x) {
   four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
   return _mm_cvtsi128_si32(four);
 }
+
+// Sums of up to 64 outputs, from which 16 are picked by place.
+inline const std::int32_t* load_block(const std::int32_t* p, int) { return p; }
+inline const float* load_block(const float* p, int) { return p; }
+inline I16 load_places(const std::int32_t* places, int n) {
+  return {_mm256_maskload_epi32(places, first_lanes(n)),
+          _mm256_maskload_epi32(places + 8, first_lanes(n - 8))};
+}
+inline I16 pick(const std::int32_t* from, const std::int32_t* places, int n) {
+  const I16 place = load_places(places, n);
+  return {_mm256_i32gather_epi32(from, place.low, 4), _mm256_i32gather_epi32(from, place.high, 4)};
+}
+inline F16 pick(const float* from, const std::int32_t* places, int n) {
+  const I16 place = load_places(places, n);
+  return {_mm256_i32gather_ps(from, place.low, 4), _mm256_i32gather_ps(from, place.high, 4)};
+}
+
 // 32 int32 to 32 bytes; the packs work inside 128-bit lanes, one permute puts dwords in order.
 inline __m256i pack_u8(const I16& a, const I16& b) {
   const __m256i bytes =
