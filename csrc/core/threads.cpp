@@ -9,6 +9,9 @@
 
 #include "core/check.h"
 #include "core/fpenv.h"
+#if defined(__SANITIZE_THREAD__)
+#include <sanitizer/tsan_interface.h>
+#endif
 
 namespace skd {
 namespace {
@@ -20,6 +23,49 @@ const int fork_watch = pthread_atfork(
     nullptr, nullptr, [] { in_forked_child.store(true, std::memory_order_relaxed); });
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+// ThreadSanitizer does not see inside libgomp, so that it takes every barrier and every start of a
+// team for a race. It is told of them here; what the team does in between is what it watches.
+thread_local char* team = nullptr;  // an address that stands for the team
+
+void arrive() { __tsan_release(team); }
+void leave() { __tsan_acquire(team); }
+
+struct Team {
+  int threads;
+  void (*body)(int, int, void*);
+  void* context;
+  char token = 0;
+
+  void run() {
+    char* const outer = team;
+    team = &token;
+    arrive();
+    start(this);
+    leave();
+    team = outer;
+  }
+
+ private:
+  // The compiler's own hand-over to the threads of the team, which no annotation reaches.
+  __attribute__((no_sanitize("thread"), noinline)) static void start(Team* self) {
+#pragma omp parallel num_threads(self->threads)
+    self->member(omp_get_thread_num(), omp_get_num_threads());
+  }
+  __attribute__((no_sanitize("thread"), noinline)) void member(int thread, int count) {
+    char* const outer = team;
+    team = &token;
+    leave();
+    {
+      const DefaultFloatEnvironment environment;
+      body(thread, count, context);
+    }
+    arrive();
+    team = outer;
+  }
+};
+#endif
+
 }  // namespace
 
 int usable_threads(int requested) {
@@ -29,7 +75,13 @@ int usable_threads(int requested) {
 }
 
 void barrier() {
+#if defined(__SANITIZE_THREAD__)
+  if (team != nullptr) arrive();
+#endif
 #pragma omp barrier
+#if defined(__SANITIZE_THREAD__)
+  if (team != nullptr) leave();
+#endif
 }
 
 void parallel_raw(int threads, void (*body)(int, int, void*), void* context) {
@@ -38,6 +90,9 @@ void parallel_raw(int threads, void (*body)(int, int, void*), void* context) {
     body(0, 1, context);
     return;
   }
+#if defined(__SANITIZE_THREAD__)
+  return Team{threads, body, context}.run();
+#endif
 #pragma omp parallel num_threads(threads)
   {
     const DefaultFloatEnvironment environment;
