@@ -151,14 +151,26 @@ bool weight_after_pad(StoredWindowed& s, Random& random) {
   const std::int64_t entry = find_entry(s, random, second_pad);
   return set_value(s, entry, 5) && set_position(s, entry, 0);
 }
+// The last slice of some group, or -1: where lanes may hold no output.
+template <class Stored>
+std::int64_t last_slice_of_a_group(const Stored& s, Random& random) {
+  if (s.outputs == 0) return -1;
+  return random.in(1, s.groups) * s.layout().slices_per_group() - 1;
+}
 bool weight_of_no_output(StoredWindowed& s, Random& random) {
-  const std::int64_t lanes = s.outputs % kLanes;
-  if (lanes == 0) return false;
-  const std::int64_t first = s.step_ptr[static_cast<std::size_t>(s.slices - 1)] * kEntries;
+  const std::int64_t slice = last_slice_of_a_group(s, random);
+  if (slice < 0) return false;
+  const std::int64_t lanes = s.layout().lanes(slice);
+  const std::int64_t first = s.step_ptr[static_cast<std::size_t>(slice)] * kEntries;
+  const std::int64_t last = s.step_ptr[static_cast<std::size_t>(slice + 1)] * kEntries;
   const auto unused = [&](std::int64_t i) {
-    return i >= first && i % kEntries / kDot >= lanes && i % kDot == 0;
+    return i >= first && i < last && i % kEntries / kDot >= lanes && i % kDot == 0;
   };
   return set_value(s, find_entry(s, random, unused), 1);
+}
+bool other_groups(StoredWindowed& s, Random& random) {
+  s.groups = random.pick<std::int64_t>({0, -1, s.outputs + 1, INT64_MIN});
+  return s.outputs > 0 || s.groups <= 0;
 }
 
 bool panel_size(StoredDense& s, Random& random) {
@@ -172,9 +184,19 @@ bool panel_minus_128(StoredDense& s, Random& random) {
   return true;
 }
 bool panel_unused_output(StoredDense& s, Random& random) {
-  if (s.outputs % kLanes == 0 || s.size == 0) return false;
-  s.panels[static_cast<std::size_t>(s.size - 1 - random.in(0, kDot - 1))] = 1;  // the last lane
+  const std::int64_t slice = last_slice_of_a_group(s, random);
+  if (slice < 0 || s.size == 0) return false;
+  const std::int64_t lanes = s.layout().lanes(slice),
+                     quads = s.size / kEntries / s.layout().slices();
+  if (lanes == kLanes) return false;
+  const std::int64_t quad = slice * quads + random.in(0, quads - 1);
+  const std::int64_t entry = random.in(lanes * kDot, kLanes * kDot - 1);
+  s.panels[static_cast<std::size_t>(quad * kEntries + entry)] = 1;
   return true;
+}
+bool dense_other_groups(StoredDense& s, Random& random) {
+  s.groups = random.pick<std::int64_t>({0, -1, s.outputs + 1, INT64_MIN});
+  return s.outputs > 0 || s.groups <= 0;
 }
 bool panel_unused_input(StoredDense& s, Random& random) {
   if (s.inputs % kDot == 0 || s.size == 0) return false;
@@ -207,6 +229,7 @@ StoredWindowed::StoredWindowed(const WindowedS8Weight& weight) {
   outputs = weight.outputs();
   inputs = weight.inputs();
   taps = weight.taps();
+  groups = weight.layout().groups;
   values.assign(parts.values, parts.values + total_steps * kEntries);
   positions.assign(parts.positions, parts.positions + total_steps * kEntries);
   steps.assign(parts.steps, parts.steps + slices * windows);
@@ -236,6 +259,7 @@ const std::vector<WindowedDamage>& windowed_damages() {
       {"padding with a position", pad_with_position},
       {"a weight after padding", weight_after_pad},
       {"a weight of no output", weight_of_no_output},
+      {"groups that do not divide", other_groups},
   };
   return damages;
 }
@@ -245,6 +269,7 @@ const std::vector<DenseDamage>& dense_damages() {
       {"another size", panel_size},
       {"a value of -128", panel_minus_128},
       {"a weight of no output", panel_unused_output},
+      {"groups that do not divide", dense_other_groups},
       {"a weight of no input", panel_unused_input},
       {"a negative size", dense_negative},
       {"no taps", dense_no_taps},

@@ -15,8 +15,10 @@ struct StoredWindowed {
   std::vector<std::int8_t> values;
   std::vector<std::uint8_t> positions, steps;
   std::vector<std::int64_t> step_ptr;
-  std::int64_t total_steps, slices, windows, outputs, inputs;
+  std::int64_t total_steps, slices, windows, outputs, inputs, groups;
   int taps;
+
+  SlicedOutputs layout() const { return {outputs, groups}; }
 
   explicit StoredWindowed(const WindowedS8Weight& weight);
 };
@@ -32,6 +34,9 @@ struct StoredDense {
   std::vector<std::int8_t> panels;
   std::int64_t size, outputs, inputs;
   int taps;
+  std::int64_t groups;
+
+  SlicedOutputs layout() const { return {outputs, groups}; }
 };
 struct DenseDamage {
   const char* name;

@@ -102,6 +102,16 @@ void pick_depthwise_tile(Random& random, Problem& p) {
   p.out_gap = random.pick<std::int64_t>({0, 0, 16, 1, 7});
 }
 
+void pick_format(Random& random, Problem& p) {
+  p.taps = is_csr(p.op) || random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
+  p.groups = is_csr(p.op) || random.percent(60) ? 1 : random.in(2, 5);
+  p.outputs = random.percent(4) ? 0 : p.outputs;
+  p.inputs = random.percent(4) ? 0 : p.inputs;
+  pick_weights(random, p);
+  limit_work(p, pick_budget(random) / p.groups);
+  p.outputs *= p.groups;
+}
+
 void pick_csr_tile(Random& random, Problem& p) {
   const std::int64_t panel_rows = random.pick<std::int64_t>({1, 1, 16, 32, 48, 64});
   if (random.percent(50)) p.inputs = random.pick<std::int64_t>({128, 256, 512}) + random.in(-1, 1);
@@ -210,11 +220,7 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
     case Op::format_windowed_f32:
     case Op::format_windowed_bf16:
     case Op::format_csr_f32:
-      p.taps = is_csr(p.op) || random.percent(60) ? 1 : static_cast<int>(random.in(2, 4));
-      p.outputs = random.percent(4) ? 0 : p.outputs;
-      p.inputs = random.percent(4) ? 0 : p.inputs;
-      pick_weights(random, p);
-      limit_work(p, pick_budget(random));
+      pick_format(random, p);
       break;
     case Op::refuse_linear_s8:
       p.dynamic = random.percent(40);
@@ -253,6 +259,7 @@ std::string describe(const Problem& p) {
     text << p.rows << 'x' << p.inputs << "->" << p.outputs;
   }
   if (p.taps > 1 && !conv) text << " taps=" << p.taps;
+  if (p.groups > 1) text << " groups=" << p.groups;
   if (tile) text << " slices=" << p.first_slice << '+' << p.slice_count;
   if (tile || linear || conv || is_format(p.op) || p.op == Op::tile_csr_f32) {
     text << " mask=" << kMaskNames[index(p.mask)];

@@ -137,6 +137,7 @@ struct Problem {
   Op op = Op::quantize_dynamic_s8;
   std::int64_t rows = 1, outputs = 1, inputs = 1;  // a depthwise tile: outputs are the channels
   int taps = 1;
+  std::int64_t groups = 1;  // of a format; those of a convolution are in its geometry
   std::int64_t first_slice = 0, slice_count = 1;  // tiles
   Mask mask = Mask::full;
   int mask_n = 0;

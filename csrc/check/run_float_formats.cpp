@@ -65,6 +65,12 @@ struct Stored {
   int per_word() const { return Format::kDot == 2 ? 3 : shape.window == 16 ? 8 : 6; }
   int bits() const { return shape.window == 16 ? 4 : 5; }
 
+  SlicedOutputs layout() const { return {shape.outputs, shape.groups}; }
+  std::int64_t last_of_a_group(Random& random) const {
+    const std::int64_t per_group = layout().slices_per_group();
+    return random.in(1, slices / per_group) * per_group - 1;
+  }
+
   // The word and the shift that hold the position of entry e of step t of a slice.
   std::int64_t word_of(std::int64_t slice, std::int64_t t, std::int64_t e) const {
     return (first_word[size(slice)] + t / per_word()) * kEntriesOf<Format> + e;
@@ -85,7 +91,7 @@ std::vector<typename Format::Value> read(const Stored<Format>& s) {
         for (std::int64_t e = 0; e < kEntriesOf<Format>; ++e) {
           const std::int64_t entry = (s.step_ptr[size(slice)] + t) * kEntriesOf<Format> + e;
           if (!s.kept(entry)) continue;
-          const std::int64_t output = slice * kLanes + e / Format::kDot;
+          const std::int64_t output = s.layout().first_output(slice) + e / Format::kDot;
           const auto word = s.positions[size(s.word_of(slice, t, e))];
           const std::int64_t position = (word >> s.shift_of(t)) % window;
           dense[size((output * taps + w / per_tap) * inputs + w % per_tap * window + position)] =
@@ -266,12 +272,11 @@ const std::vector<Damage<Format>>& damages() {
        }},
       {"a weight of no output",
        [](S& s, Random& random) {
-         const std::int64_t lanes = s.shape.outputs % kLanes;
-         if (lanes == 0 || s.step_ptr[size(s.slices)] == s.step_ptr[size(s.slices - 1)]) {
-           return false;
-         }
+         if (s.slices == 0) return false;
+         const std::int64_t slice = s.last_of_a_group(random), lanes = s.layout().lanes(slice);
+         const std::int64_t step = s.step_ptr[size(slice)];
+         if (lanes == kLanes || s.step_ptr[size(slice + 1)] == step) return false;
          const std::int64_t lane = random.in(lanes, kLanes - 1);
-         const std::int64_t step = s.step_ptr[size(s.slices - 1)];
          return put(s, step * kEntriesOf<Format> + lane * Format::kDot, 1.5f);
        }},
   };

@@ -51,7 +51,7 @@ Matrix read_windowed(const WindowedS8Weight& weight) {
         for (std::int64_t entry = 0; entry < kLanes * kDot; ++entry) {
           const std::int8_t value = s.values[size(step * kLanes * kDot + entry)];
           if (value == 0) continue;
-          const std::int64_t output = slice * kLanes + entry / kDot;
+          const std::int64_t output = s.layout().first_output(slice) + entry / kDot;
           const std::int64_t input =
               w % per_tap * kWindow + s.positions[size(step * kLanes * kDot + entry)];
           dense[size((output * s.taps + w / per_tap) * s.inputs + input)] = value;
@@ -68,13 +68,15 @@ void expect_derived(const WindowedS8Weight& weight, const Matrix& dense) {
   const WindowedS8& view = weight.view();
   const std::int64_t columns = s.taps * s.inputs;
   std::int64_t largest = 0;
-  for (std::int64_t o = 0; o < s.slices * kLanes; ++o) {
+  for (std::int64_t i = 0; i < s.slices * kLanes; ++i) {
+    const bool real = i % kLanes < s.layout().lanes(i / kLanes);
+    const std::int64_t o = s.layout().first_output(i / kLanes) + i % kLanes;
     std::int64_t sum = 0, absolute = 0;
-    for (std::int64_t k = 0; o < s.outputs && k < columns; ++k) {
+    for (std::int64_t k = 0; real && k < columns; ++k) {
       sum += dense[size(o * columns + k)];
       absolute += std::abs(dense[size(o * columns + k)]);
     }
-    expect(view.weight_sums[o] == sum, "weight_sums[", o, "] = ", view.weight_sums[o],
+    expect(view.weight_sums[i] == sum, "weight_sums[", i, "] = ", view.weight_sums[i],
            ", expected ", sum);
     largest = std::max(largest, absolute);
   }
@@ -106,14 +108,14 @@ WindowedS8Weight load(const StoredWindowed& s, Side side, GuardedMemory& memory)
   parts.slices = s.slices;
   parts.windows = s.windows;
   parts.step_ptr = guard("step_ptr", s.step_ptr);
-  return WindowedS8Weight::from_parts(parts, s.outputs, s.inputs, s.taps);
+  return WindowedS8Weight::from_parts(parts, s.outputs, s.inputs, s.taps, s.groups);
 }
 
 DenseS8Weight load(const StoredDense& s, Side side, GuardedMemory& memory) {
   memory.start(side);
   const std::int8_t* panels =
       memory.copy("panels", s.panels.data(), static_cast<std::int64_t>(s.panels.size()));
-  return DenseS8Weight::from_parts(panels, s.size, s.outputs, s.inputs, s.taps);
+  return DenseS8Weight::from_parts(panels, s.size, s.outputs, s.inputs, s.taps, s.groups);
 }
 
 // Throws Failure unless load() refuses what `damage` left, with a sentence.
@@ -145,12 +147,12 @@ void flip(Array& array, Random& random) {
 bool is_canonical(const WindowedS8Weight& weight) {
   const Matrix dense = unpack(weight);
   return same_parts(weight, WindowedS8Weight::pack(dense.data(), weight.outputs(), weight.inputs(),
-                                                   weight.taps()));
+                                                   weight.taps(), weight.layout().groups));
 }
 bool is_canonical(const DenseS8Weight& weight) {
   const Matrix dense = unpack(weight);
-  const auto again =
-      DenseS8Weight::pack(dense.data(), weight.outputs(), weight.inputs(), weight.taps());
+  const auto again = DenseS8Weight::pack(dense.data(), weight.outputs(), weight.inputs(),
+                                         weight.taps(), weight.layout().groups);
   return std::equal(weight.panels(), weight.panels() + weight.packed_bytes(), again.panels());
 }
 
@@ -181,7 +183,7 @@ void expect_minus_128_refused(const Problem& p, Matrix dense, Random& random) {
   dense[size(random.in(0, static_cast<std::int64_t>(dense.size()) - 1))] = -128;
   std::string message;
   try {
-    Weight::pack(dense.data(), p.outputs, p.inputs, p.taps);
+    Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, p.groups);
   } catch (const Error& error) {
     message = error.what();
   }
@@ -193,7 +195,7 @@ void expect_minus_128_refused(const Problem& p, Matrix dense, Random& random) {
 Coverage run_windowed_format(const Problem& p, GuardedMemory& memory) {
   Random random(p.seed);
   const Matrix dense = make_weights(p, random);
-  const auto weight = WindowedS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps);
+  const auto weight = WindowedS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, p.groups);
   expect(read_windowed(weight) == dense, "pack does not follow the drawing");
   expect(unpack(weight) == dense, "unpack(pack(w)) differs from w");
   expect_derived(weight, dense);
@@ -232,14 +234,16 @@ Coverage run_windowed_format(const Problem& p, GuardedMemory& memory) {
 Coverage run_dense_format(const Problem& p, GuardedMemory& memory) {
   Random random(p.seed);
   const Matrix dense = make_weights(p, random);
-  const auto weight = DenseS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps);
+  const auto weight = DenseS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, p.groups);
   const std::int64_t per_tap = (p.inputs + kDot - 1) / kDot, quads = per_tap * p.taps;
-  Matrix drawn(size((p.outputs + kLanes - 1) / kLanes * quads * kLanes * kDot), 0);
+  const std::int64_t per_group = p.outputs / p.groups;
+  const std::int64_t group_slices = (per_group + kLanes - 1) / kLanes;
+  Matrix drawn(size(p.groups * group_slices * quads * kLanes * kDot), 0);
   for (std::int64_t i = 0; i < static_cast<std::int64_t>(dense.size()); ++i) {
     const std::int64_t o = i / (p.taps * p.inputs), tap = i / p.inputs % p.taps, k = i % p.inputs;
-    const std::int64_t quad = tap * per_tap + k / kDot;
-    drawn[size(((o / kLanes * quads + quad) * kLanes + o % kLanes) * kDot + k % kDot)] =
-        dense[size(i)];
+    const std::int64_t slice = o / per_group * group_slices + o % per_group / kLanes;
+    const std::int64_t quad = tap * per_tap + k / kDot, lane = o % per_group % kLanes;
+    drawn[size(((slice * quads + quad) * kLanes + lane) * kDot + k % kDot)] = dense[size(i)];
   }
   expect(size(weight.packed_bytes()) == drawn.size(), "packed_bytes ", weight.packed_bytes());
   expect(equal(weight.panels(), drawn), "pack does not follow the drawing");
@@ -248,11 +252,13 @@ Coverage run_dense_format(const Problem& p, GuardedMemory& memory) {
     std::int64_t sum = 0;
     for (std::int64_t k = 0; k < p.taps * p.inputs; ++k)
       sum += dense[size(o * p.taps * p.inputs + k)];
-    expect(weight.view().weight_sums[o] == sum, "weight_sums[", o, "] is not ", sum);
+    const std::int64_t at =
+        (o / per_group * group_slices + o % per_group / kLanes) * kLanes + o % per_group % kLanes;
+    expect(weight.view().weight_sums[at] == sum, "weight_sums[", at, "] is not ", sum);
   }
 
-  const StoredDense stored{drawn, static_cast<std::int64_t>(drawn.size()), p.outputs, p.inputs,
-                           p.taps};
+  const StoredDense stored{
+      drawn, static_cast<std::int64_t>(drawn.size()), p.outputs, p.inputs, p.taps, p.groups};
   for (const Side side : {Side::end, Side::start}) {
     expect(unpack(load(stored, side, memory)) == dense,
            "unpack(from_parts(panels)) differs from w");

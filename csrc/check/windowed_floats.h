@@ -15,7 +15,8 @@ template <class Format>
 constexpr std::int64_t kEntriesOf = kLanes * Format::kDot;  // of a step and of a word
 
 inline WindowedFloatShape shape_of(const Problem& p) {
-  return {p.outputs, p.inputs, p.window, p.taps, is_conv(p.op) ? p.images.geometry.groups : 1};
+  return {p.outputs, p.inputs, p.window, p.taps,
+          is_conv(p.op) ? p.images.geometry.groups : p.groups};
 }
 
 // fp32 values as the format stores them; of bf16, the caller has rounded them.
