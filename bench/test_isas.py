@@ -9,11 +9,12 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from sparsekd import backend
-from sparsekd.bench.ours import our_peers
-from sparsekd.bench.peers import LinearProblem, Peer
+from sparsekd.bench.linear_problem import LinearProblem
+from sparsekd.bench.ours import our_contenders
+from sparsekd.bench.runner import Contender
 from sparsekd.benchmark import measure
 
-OURS = our_peers([0.75])
+OURS = our_contenders(["int8", "dense"], [0.75])
 VECTOR_ISAS = [name for name in backend.available_isas() if name != "scalar"]
 
 
@@ -30,7 +31,9 @@ def chosen_isa_restored() -> Iterator[None]:
 
 @pytest.mark.parametrize("peer", OURS, ids=lambda peer: peer.name.replace(" ", "_"))
 @pytest.mark.parametrize("isa", backend.available_isas())
-def test_isa(benchmark: BenchmarkFixture, isa: str, peer: Peer, problem: LinearProblem) -> None:
+def test_isa(
+    benchmark: BenchmarkFixture, isa: str, peer: Contender[LinearProblem], problem: LinearProblem
+) -> None:
     backend.set_isa(isa)
     engine = peer.build(problem)
     benchmark.group = f"128 x 768 -> 3072, {peer.name}"
@@ -40,7 +43,9 @@ def test_isa(benchmark: BenchmarkFixture, isa: str, peer: Peer, problem: LinearP
 
 @pytest.mark.parametrize("peer", OURS, ids=lambda peer: peer.name.replace(" ", "_"))
 @pytest.mark.parametrize("isa", VECTOR_ISAS)
-def test_at_least_twice_as_fast_as_scalar(isa: str, peer: Peer, problem: LinearProblem) -> None:
+def test_at_least_twice_as_fast_as_scalar(
+    isa: str, peer: Contender[LinearProblem], problem: LinearProblem
+) -> None:
     engine = peer.build(problem)
 
     def on(name: str) -> Callable[[], object]:

@@ -12,8 +12,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import nn
 
 from sparsekd.bench.definitions import ModelDefinition, load_definitions
-from sparsekd.bench.networks import Contender, NetworkProblem, network_peers
+from sparsekd.bench.networks import NetworkProblem, network_peers
 from sparsekd.bench.peers import PeerMissingError
+from sparsekd.bench.runner import Contender
 from sparsekd.bench.variants import make_variant
 
 THREADS = 2
@@ -30,7 +31,7 @@ def model_of(name: str) -> nn.Module:
 
 
 @cache
-def variant_of(name: str, sparsity: float) -> Contender:
+def variant_of(name: str, sparsity: float) -> Contender[NetworkProblem]:
     """Ours, verified: what is not equal to torch is not timed."""
     definition = DEFINITIONS[name]
     variant = make_variant(definition, model_of(name), sparsity)
@@ -44,7 +45,7 @@ def contenders(definition: ModelDefinition) -> Iterator[str]:
     yield from (peer.name for peer in peers)
 
 
-def chosen(name: str, contender: str) -> Contender:
+def chosen(name: str, contender: str) -> Contender[NetworkProblem]:
     definition = DEFINITIONS[name]
     if contender.startswith("sparsekd"):
         return variant_of(name, float(contender.split()[-1]))

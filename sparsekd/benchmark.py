@@ -27,9 +27,18 @@ from sparsekd.environment import busy_note, environment
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["BenchmarkRow", "BenchmarkTable", "Samples", "benchmark", "environment", "measure"]
+__all__ = [
+    "BenchmarkRow",
+    "BenchmarkTable",
+    "OwnClock",
+    "Samples",
+    "benchmark",
+    "environment",
+    "measure",
+]
 
 MARK = "!"  # behind every ratio that is a loss
+_FEWEST_CALLS = 4  # of a block, however long a call takes
 _COPIES = 4  # of an input that came alone: a buffer that is never changed flatters the caches
 
 Input = Tensor | tuple[Any, ...]
@@ -78,6 +87,20 @@ class Samples:
         }
 
 
+@dataclass(frozen=True)
+class OwnClock:
+    """A callable for :func:`measure` that tells itself how long its work took.
+
+    Attributes:
+        run: one call; gives the seconds that count, at most those that it took.
+    """
+
+    run: Callable[[], float]
+
+    def __call__(self) -> float:
+        return self.run()
+
+
 def measure(
     engines: Mapping[str, Callable[[], object]],
     *,
@@ -85,6 +108,7 @@ def measure(
     calls: int = 10,
     pause_s: float = 0.05,
     min_block_s: float = 0.005,
+    max_block_s: float = math.inf,
 ) -> dict[str, Samples]:
     """Time several callables side by side.
 
@@ -93,11 +117,13 @@ def measure(
     covers several calls and counts their mean. The engine that begins moves on by one each round.
 
     Args:
-        engines: name to a callable without arguments that does one call's work.
+        engines: name to a callable without arguments that does one call's work; an
+            :class:`OwnClock` is believed about its time.
         rounds: blocks per engine; 9 or more for a figure worth quoting.
         calls: timings in a block, at least 2.
         pause_s: seconds of rest before each block.
         min_block_s: the least a block lasts, in seconds.
+        max_block_s: calls so long that a block would last longer are made fewer times, at least 4.
 
     Returns:
         For each name the kept samples: ``rounds * ceil(calls / 2)`` of them.
@@ -110,12 +136,13 @@ def measure(
     """
     if not engines:
         raise ValueError("measure needs at least one engine, got none")
-    if rounds < 1 or calls < 2 or pause_s < 0 or min_block_s < 0:
+    if rounds < 1 or calls < 2 or pause_s < 0 or not 0 <= min_block_s <= max_block_s:
         raise ValueError(
-            "measure needs rounds >= 1, calls >= 2, pause_s >= 0 and min_block_s >= 0, got "
-            f"rounds={rounds}, calls={calls}, pause_s={pause_s}, min_block_s={min_block_s}"
+            "measure needs rounds >= 1, calls >= 2, pause_s >= 0 and 0 <= min_block_s <= "
+            f"max_block_s, got rounds={rounds}, calls={calls}, pause_s={pause_s}, "
+            f"min_block_s={min_block_s}, max_block_s={max_block_s}"
         )
-    repeats = {name: _repeats(run, min_block_s / calls) for name, run in engines.items()}
+    plans = {name: _plan(run, calls, min_block_s, max_block_s) for name, run in engines.items()}
     names = list(engines)
     kept: dict[str, list[float]] = {name: [] for name in names}
     with _without_gc():
@@ -123,24 +150,31 @@ def measure(
             first = turn % len(names)
             for name in names[first:] + names[:first]:
                 time.sleep(pause_s)
-                block = _block(engines[name], calls, repeats[name])
-                kept[name] += block[calls // 2 :]
+                block = _block(engines[name], *plans[name])
+                kept[name] += block[len(block) // 2 :]
                 gc.collect(0)
     return {name: Samples(tuple(times)) for name, times in kept.items()}
 
 
-def _repeats(run: Callable[[], object], sample_s: float) -> int:
-    """How many calls one timing takes to last ``sample_s``; the calls made here warm up."""
+def _plan(
+    run: Callable[[], object], calls: int, min_block_s: float, max_block_s: float
+) -> tuple[int, int]:
+    """(timings of a block, calls that each covers); the calls made here warm up."""
     run()  # the first call may pack, compile or allocate
     fastest = math.inf
     for _ in range(3):
         start = time.perf_counter()
         run()
         fastest = min(fastest, time.perf_counter() - start)
-    return max(1, math.ceil(sample_s / max(fastest, 1e-9)))
+    fastest = max(fastest, 1e-9)
+    if calls * fastest > max_block_s:
+        return min(calls, max(_FEWEST_CALLS, int(max_block_s / fastest))), 1
+    return calls, max(1, math.ceil(min_block_s / calls / fastest))
 
 
 def _block(run: Callable[[], object], calls: int, repeats: int) -> list[float]:
+    if isinstance(run, OwnClock):
+        return [sum(run() for _ in range(repeats)) / repeats for _ in range(calls)]
     times = []
     for _ in range(calls):
         start = time.perf_counter()
@@ -260,7 +294,7 @@ class BenchmarkTable:
 
 def format_times(samples: Samples) -> tuple[str, str]:
     """Median and spread in milliseconds, as text of three significant digits."""
-    low, mid, high = (_digits(1e3 * t) for t in (samples.p10, samples.median, samples.p90))
+    low, mid, high = (digits(1e3 * t) for t in (samples.p10, samples.median, samples.p90))
     return mid, f"{low}..{high}"
 
 
@@ -270,7 +304,7 @@ def format_ratio(ratio: float) -> str:
     return f"{shown:.2f}x {MARK}" if ratio < 1 else f"{shown:.2f}x"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three significant digits without an exponent."""
     if value <= 0:
         return "0"

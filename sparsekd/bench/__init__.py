@@ -1,9 +1,9 @@
 """Comparisons with other engines, in one run and by one protocol."""
 
 from sparsekd.bench.linear import LinearBenchConfig, bench_linear
+from sparsekd.bench.linear_result import LinearBenchResult
 from sparsekd.bench.model import ModelBenchConfig, bench_model
 from sparsekd.bench.model_result import ModelBenchResult
-from sparsekd.bench.result import LinearBenchResult
 
 __all__ = [
     "LinearBenchConfig",

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import torch
-
-from sparsekd.bench.onnx_runtime import onnx_runtime_peers
-from sparsekd.bench.openvino_runtime import openvino_peers
-from sparsekd.bench.ours import our_peers, pattern_of
-from sparsekd.bench.peers import (
-    Engine,
-    Kind,
-    LinearProblem,
-    Peer,
-    PeerMissingError,
-    output_error,
-    torch_peers,
+from sparsekd import backend
+from sparsekd.bench.journal import Journal, conditions
+from sparsekd.bench.linear_plan import (
+    PEERS,
+    PRESETS,
+    Layer,
+    Part,
+    PlannedPoint,
+    machine_contenders,
+    plan,
+    trained_weight,
 )
-from sparsekd.bench.result import Entry, LinearBenchResult, Point
-from sparsekd.benchmark import measure, torch_threads
+from sparsekd.bench.linear_problem import LinearProblem, output_error
+from sparsekd.bench.linear_result import LinearBenchResult
+from sparsekd.bench.record import Kind, Point, key_of
+from sparsekd.bench.runner import Contender, Timing, run_point
+from sparsekd.bench.settings import check_isa, counts, items, shares
+from sparsekd.benchmark import torch_threads
 from sparsekd.environment import environment
 
-__all__ = ["LinearBenchConfig", "bench_linear", "run_point"]
+__all__ = ["LinearBenchConfig", "bench_linear", "run_linear"]
 
 # Above these an engine does not compute what it says, and its time means nothing.
 ERROR_BOUNDS: dict[Kind, float] = {
     "dense fp32": 1e-5,
+    "sparse fp32": 1e-5,
     "dense bf16": 2e-2,
+    "sparse bf16": 2e-2,
     "dense int8": 5e-2,
     "sparse int8": 5e-2,
 }
@@ -41,63 +46,98 @@ class LinearBenchConfig:
     """Settings of ``sparsekd bench linear``.
 
     Attributes:
-        shapes: in x out features of each layer, separated by commas.
+        preset: quick (a minute), readme, int8, masks, float or full; what is set below replaces
+            its part of it.
+        shapes: in x out features of each layer, separated by commas; "minilm" stands for layers of
+            a trained encoder.
         rows: rows of the input, separated by commas.
-        sparsities: shares of weights pruned away, in multiples of 1/32, separated by commas.
-        threads: threads of every engine.
-        rounds: blocks of calls for each engine; 9 or more for figures worth quoting.
+        formats: ours: int8, dense, int8-any, fp32-n16, fp32-n32, fp32-any, bf16, csr; separated by
+            commas.
+        sparsity: shares of weights pruned away, separated by commas.
+        threads: threads of every engine; several counts, separated by commas, are measured in turn.
+        rounds: blocks of calls for each engine, 9 or more for figures worth quoting; 0: as many as
+            the preset has.
+        isa: force an instruction set on our engine (and, through ONEDNN_MAX_CPU_ISA, on torch's
+            oneDNN); the other engines are then left out.
+        peers: packages of the other engines: torch, onnxruntime, openvino; "none" for ours alone.
         pause_s: seconds of rest before each block.
         seed: of weights and inputs.
-        peers: also run the other engines; without them only ours and torch's are.
-        out: folder for linear.json, which holds every sample.
+        definitions: folder of the models' definitions, for "minilm".
+        out: folder for linear.json, which holds every sample, and for the pictures.
     """
 
-    shapes: str | list[str] = "768x3072,3072x768,4096x4096"
-    rows: str | list[int] = "1,16,128"
-    sparsities: str | list[float] = "0.5,0.75,0.875"
-    threads: int = 2
-    rounds: int = 9
+    preset: str = "quick"
+    shapes: str | list[str] | None = None
+    rows: int | str | list[int] | None = None
+    formats: str | list[str] | None = None
+    sparsity: float | str | list[float] | None = None
+    threads: int | str | list[int] = 2
+    rounds: int = 0
+    isa: str = ""
+    peers: str | list[str] = "torch,onnxruntime,openvino"
     pause_s: float = 0.05
     seed: int = 0
-    peers: bool = True
+    definitions: str = "bench/models"
     out: str = "bench-out"
 
     def __post_init__(self) -> None:
-        if self.threads < 1 or self.rounds < 1:
+        for part in self.parts():
+            part.check()
+        self.thread_list()
+        self.peer_list()
+        if self.rounds < 0 or self.pause_s < 0:
             raise ValueError(
-                "bench linear needs threads >= 1 and rounds >= 1, got "
-                f"threads={self.threads}, rounds={self.rounds}"
+                "bench linear needs rounds >= 0 and pause_s >= 0, got "
+                f"rounds={self.rounds}, pause_s={self.pause_s}"
             )
-        self.problems()
-        self.sparsity_list()
 
-    def problems(self) -> list[tuple[int, int, int]]:
-        """(rows, in features, out features) of every point."""
-        shapes = [_shape(text) for text in _items(self.shapes)]
-        counts = [_positive(text, "rows") for text in _items(self.rows)]
-        return [(rows, *shape) for shape in shapes for rows in counts]
-
-    def sparsity_list(self) -> list[float]:
-        """The sparsities as numbers.
+    def parts(self) -> list[Part]:
+        """What is measured.
 
         Raises:
-            ValueError: one is not a number, or no n:32 pattern has it.
+            ValueError: an unknown preset, or a wrong word in one of the lists.
         """
-        try:
-            shares = [float(text) for text in _items(self.sparsities)]
-        except ValueError:
-            raise ValueError(
-                f"sparsities must be numbers such as 0.5,0.75, got {self.sparsities!r}"
-            ) from None
-        for share in shares:
-            pattern_of(share)
-        return shares
+        if self.preset not in PRESETS:
+            raise ValueError(f"unknown preset {self.preset!r}; choose among {', '.join(PRESETS)}")
+        parts = PRESETS[self.preset].parts
+        if self.formats is not None:
+            # Formats of one's own make one part: those of the preset belong to its formats.
+            if not items(self.formats):
+                raise ValueError("at least one format is needed, such as int8,dense")
+            parts = (replace(parts[0], formats=tuple(items(self.formats)), sparsities=()),)
+        if self.shapes is not None:
+            parts = tuple(replace(part, shapes=tuple(items(self.shapes))) for part in parts)
+        if self.rows is not None:
+            rows = tuple(counts(self.rows, "rows"))
+            parts = tuple(replace(part, rows=rows) for part in parts)
+        if self.sparsity is not None:
+            wanted = tuple(shares(self.sparsity))
+            parts = tuple(replace(part, sparsities=wanted) for part in parts)
+        return list(parts)
+
+    def thread_list(self) -> list[int]:
+        """The thread counts."""
+        return counts(self.threads, "threads")
+
+    def peer_list(self) -> list[str]:
+        """The packages of the others; of a forced instruction set torch alone knows."""
+        names = [name for name in items(self.peers) if name != "none"]
+        for name in names:
+            if name not in PEERS:
+                raise ValueError(f"unknown peer {name!r}; choose among {', '.join(PEERS)}, none")
+        return [name for name in names if not self.isa or name == "torch"]
+
+    def timing(self) -> Timing:
+        """How long is measured."""
+        rounds = self.rounds or PRESETS[self.preset].rounds
+        return Timing(rounds=rounds, pause_s=self.pause_s)
 
 
 def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearBenchResult:
-    """Compare Linear layers: ours at each sparsity and dense, and every other engine there is.
+    """Compare Linear layers: ours in several formats, and every other engine there is.
 
-    Each engine is checked against float64 before it is timed. Masks come from ``prune_``.
+    Each engine is checked against float64 before it is timed. Masks come from ``prune_``. A run
+    that was interrupted goes on where it was when it is started again with the same settings.
 
     Args:
         progress: show a bar on stderr, where that is a terminal.
@@ -106,99 +146,136 @@ def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearB
         All figures; they also stand in ``linear.json`` in the folder ``config.out``.
 
     Raises:
-        ValueError: an unknown shape, row count or sparsity.
-        NativeMissingError: the compiled part is missing.
+        ValueError: an unknown shape, format, sparsity, peer or instruction set.
+        ImportError: the compiled part is missing, or the trained weights that were asked for.
 
     >>> result = bench_linear(LinearBenchConfig(shapes="768x3072", rows="1"))
-    >>> result.points[0].best("dense int8").name
+    >>> result.points[-1].best("dense int8").name
     """
     from tqdm import tqdm
 
+    check_isa(config.isa)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)  # before the minutes of work that it is for
-    contenders = [*our_peers(config.sparsity_list()), *torch_peers()]
-    if config.peers:
-        contenders += [*onnx_runtime_peers(), *openvino_peers()]
-    points = []
-    with torch_threads(config.threads):
+    timing = config.timing()
+    planned = plan(config.parts(), config.thread_list(), config.peer_list())
+    with forced_isa(config.isa):
         where = environment()
-        for rows, inputs, outputs in tqdm(
-            config.problems(), desc="bench linear", disable=None if progress else True
-        ):
-            problem = LinearProblem.random(
-                inputs, outputs, rows, threads=config.threads, seed=config.seed
-            )
-            points.append(
-                run_point(problem, contenders, rounds=config.rounds, pause_s=config.pause_s)
-            )
-    result = LinearBenchResult(tuple(points), asdict(config), where)
-    target = folder / "linear.json"
-    target.write_text(result.to_json() + "\n", encoding="utf-8")
-    return replace(result, files=(target,))
-
-
-def run_point(
-    problem: LinearProblem, contenders: Iterable[Peer], *, rounds: int = 9, pause_s: float = 0.05
-) -> Point:
-    """Build, check and time every contender on one problem.
-
-    Returns:
-        The engines that ran; those that did not are named in ``absent`` with the reason.
-    """
-    absent: dict[str, str] = {}
-    ready: list[tuple[Peer, Engine, float, float]] = []
-    for peer in contenders:
-        start = time.perf_counter()
-        try:
-            engine = peer.build(problem)
-            setup_s = time.perf_counter() - start
-            error = output_error(engine, problem)
-        except PeerMissingError as missing:
-            absent[peer.name] = str(missing)
-            continue
-        except Exception as failure:  # whatever another engine raises is its result, not ours
-            if peer.ours:
-                raise
-            absent[peer.name] = f"failed: {type(failure).__name__}: {failure}".splitlines()[0]
-            continue
-        if error <= ERROR_BOUNDS[peer.kind]:
-            ready.append((peer, engine, error, setup_s))
-        else:
-            absent[peer.name] = f"not timed: its output is wrong (relative error {error:.1e})"
-    runs = {peer.name: engine.run for peer, engine, _, _ in ready}
-    with torch.inference_mode():  # only here: modules that are built under it lose their versions
-        times = measure(runs, rounds=rounds, pause_s=pause_s)
-    entries = [
-        Entry(
-            peer.name,
-            peer.kind,
-            peer.ours,
-            engine.version,
-            engine.config,
-            error,
-            setup_s,
-            times[peer.name],
+        where["threads"] = " and ".join(map(str, config.thread_list()))
+        settings = asdict(config)
+        journal = Journal(folder, "linear", conditions(settings, where))
+        left = [point for point in planned if _key(point) not in journal.points]
+        bar = tqdm(
+            total=round(sum(point.seconds(timing) for point in left)),
+            desc="bench linear",
+            unit="s",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} + {remaining}]",
+            disable=None if progress else True,
         )
-        for peer, engine, error, setup_s in ready
-    ]
-    outputs, inputs = problem.weight.shape
-    rows = problem.inputs[0].shape[0]
-    return Point(inputs, outputs, rows, tuple(entries), absent)
+        with bar:
+            for threads in config.thread_list():
+                run_machine(journal, threads, timing)
+            problem: LinearProblem | None = None
+            layer: Layer | None = None
+            for point in left:
+                bar.set_postfix_str(point.layer.title(point.rows))
+                if problem is None or layer != point.layer:
+                    layer = point.layer
+                    problem = _problem(layer, config)  # the one before it is freed
+                problem = problem.with_inputs(point.rows, threads=point.threads, seed=config.seed)
+                with torch_threads(point.threads):
+                    journal.add(_measure(point, problem, timing))
+                bar.update(round(point.seconds(timing)))
+    result = LinearBenchResult(tuple(journal.points.values()), settings, where)
+    files = result.write_all(folder)
+    journal.close()
+    return replace(result, files=files)
 
 
-def _items(value: str | Iterable[object]) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else map(str, value)
-    return [part.strip() for part in parts]
+def run_linear(
+    problem: LinearProblem,
+    contenders: list[Contender[LinearProblem]],
+    timing: Timing,
+    *,
+    title: str = "",
+    case: dict[str, object] | None = None,
+) -> Point:
+    """Build, check and time every contender on one problem."""
+    return run_point(
+        problem,
+        contenders,
+        timing,
+        title=title,
+        case=case or {},
+        error_of=lambda engine, given, _: output_error(engine, given),
+        bounds=ERROR_BOUNDS,
+    )
 
 
-def _shape(text: str) -> tuple[int, int]:
-    parts = text.lower().split("x")
-    if len(parts) != 2:
-        raise ValueError(f"a shape is <in>x<out> such as 768x3072, got {text!r}")
-    return _positive(parts[0], "in features"), _positive(parts[1], "out features")
+def run_machine(journal: Journal, threads: int, timing: Timing) -> None:
+    """Measure the limits of the machine, unless the journal has them."""
+    case = {"machine": "limits", "threads": threads}
+    if key_of(case) in journal.points:
+        return
+    with torch_threads(threads):
+        journal.add(
+            run_point(
+                None,
+                machine_contenders(threads),
+                timing,
+                title=f"limits of the machine, {threads} threads",
+                case=case,
+                error_of=lambda *_: 0.0,
+                bounds={},
+            )
+        )
 
 
-def _positive(text: str, what: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{what} must be a whole number of at least 1, got {text!r}")
-    return int(text)
+@contextmanager
+def forced_isa(name: str) -> Iterator[None]:
+    """Our engine, and torch's oneDNN as far as it has not started, on an instruction set."""
+    if not name:
+        yield
+        return
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ONEDNN.get(name, "SSE41"))
+    backend.set_isa(name)
+    try:
+        yield
+    finally:
+        backend.set_isa(None)
+
+
+_ONEDNN = {
+    "avx2": "AVX2",
+    "avx512": "AVX512_CORE",
+    "avx512_vnni": "AVX512_CORE_VNNI",
+    "avx512_vbmi": "AVX512_CORE_VNNI",
+    "avx512_bf16": "AVX512_CORE_BF16",
+}
+
+
+def _problem(layer: Layer, config: LinearBenchConfig) -> LinearProblem:
+    if layer.weights == "random":
+        return LinearProblem.random(layer.inputs, layer.outputs, 1, threads=1, seed=config.seed)
+    weight = trained_weight(layer.weights, config.definitions)
+    return LinearProblem.of(weight, 1, threads=1, seed=config.seed)
+
+
+def _case(point: PlannedPoint) -> dict[str, object]:
+    return {
+        "rows": point.rows,
+        "in": point.layer.inputs,
+        "out": point.layer.outputs,
+        "weights": point.layer.weights,
+        "threads": point.threads,
+        "isa": backend.isa(),
+    }
+
+
+def _key(point: PlannedPoint) -> str:
+    return key_of(_case(point))
+
+
+def _measure(point: PlannedPoint, problem: LinearProblem, timing: Timing) -> Point:
+    title = point.layer.title(point.rows)
+    return run_linear(problem, list(point.contenders), timing, title=title, case=_case(point))

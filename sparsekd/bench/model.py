@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sparsekd.bench.definitions import ModelDefinition, load_definitions
-from sparsekd.bench.model_result import ModelBenchResult, ModelCase, ModelFigures
-from sparsekd.bench.networks import Contender, NetworkProblem, network_peers
+from sparsekd.bench.journal import Journal, conditions
+from sparsekd.bench.model_result import ModelBenchResult, ModelFigures
+from sparsekd.bench.networks import NetworkProblem, network_peers
 from sparsekd.bench.ours import pattern_of
-from sparsekd.bench.peers import Engine, Kind, PeerMissingError
-from sparsekd.bench.result import Entry
+from sparsekd.bench.peers import Engine
+from sparsekd.bench.record import Kind, Point, key_of
+from sparsekd.bench.runner import Contender, Timing, run_point
+from sparsekd.bench.settings import items, shares
 from sparsekd.bench.variants import make_variant
-from sparsekd.benchmark import measure, torch_threads
+from sparsekd.benchmark import torch_threads
 from sparsekd.environment import environment
 
 __all__ = ["ModelBenchConfig", "bench_model", "run_case"]
@@ -41,7 +44,7 @@ class ModelBenchConfig:
 
     Attributes:
         models: names of models, separated by commas.
-        sparsities: shares of weights pruned away in one shot, in multiples of 1/32, separated by
+        sparsity: shares of weights pruned away in one shot, in multiples of 1/32, separated by
             commas; the unpruned model is measured as well.
         threads: threads of every engine.
         rounds: blocks of calls for each engine; 9 or more for figures worth quoting.
@@ -53,7 +56,7 @@ class ModelBenchConfig:
     """
 
     models: str | list[str] = "resnet18,minilm"
-    sparsities: str | list[float] = "0.5,0.75"
+    sparsity: float | str | list[float] = "0.5,0.75"
     threads: int = 2
     rounds: int = 9
     calls: int = 10
@@ -76,16 +79,14 @@ class ModelBenchConfig:
         Raises:
             ValueError: one is not a number, or no n:32 pattern has it.
         """
-        parts = _items(self.sparsities)
-        try:
-            shares = [float(text) for text in parts]
-        except ValueError:
-            raise ValueError(
-                f"sparsities must be numbers such as 0.5,0.75, got {self.sparsities!r}"
-            ) from None
-        for share in shares:
+        wanted = shares(self.sparsity)
+        for share in wanted:
             pattern_of(share)
-        return shares
+        return wanted
+
+    def timing(self) -> Timing:
+        """How long is measured."""
+        return Timing(rounds=self.rounds, calls=self.calls, pause_s=self.pause_s, max_block_s=2.0)
 
     def chosen(self) -> Mapping[str, ModelDefinition]:
         """The definitions of the models that were named.
@@ -95,7 +96,7 @@ class ModelBenchConfig:
             FileNotFoundError: there are no definitions.
         """
         known = load_definitions(self.definitions)
-        names = _items(self.models)
+        names = items(self.models)
         for name in names:
             if name not in known:
                 raise ValueError(f"unknown model {name!r}; choose among {', '.join(known)}")
@@ -108,7 +109,8 @@ def bench_model(config: ModelBenchConfig, *, progress: bool = True) -> ModelBenc
     """Compare whole models: ours, dense int8 and at each sparsity, and every other engine there is.
 
     Each of our models is verified against its fake-quantized torch model before it is timed, and
-    each engine's output is checked against float64.
+    each engine's output is checked against float64. A run that was interrupted goes on where it
+    was when it is started again with the same settings.
 
     Args:
         progress: show a bar on stderr, where that is a terminal.
@@ -132,21 +134,28 @@ def bench_model(config: ModelBenchConfig, *, progress: bool = True) -> ModelBenc
     folder.mkdir(parents=True, exist_ok=True)  # before the minutes of work that it is for
     steps = sum(1 + len(definition.cases) for definition in chosen.values())
     found = []
+    settings, where = asdict(config), environment()
+    journal = Journal(folder, "model", conditions(settings, where))
     with (
         torch_threads(config.threads),
         tqdm(total=steps, desc="bench model", disable=None if progress else True) as bar,
     ):
-        where = environment()
         for name, definition in chosen.items():
-            found.append(_bench_one(name, definition, config, bar.update))
-    result = ModelBenchResult(tuple(found), asdict(config), where)
-    target = folder / "model.json"
-    target.write_text(result.to_json() + "\n", encoding="utf-8")
-    return replace(result, files=(target,))
+            found.append(_bench_one(name, definition, config, journal, bar.update))
+    where["threads"] = config.threads
+    points = tuple(journal.points.values())
+    result = ModelBenchResult(points, settings, where, models=tuple(found))
+    result = replace(result, files=(result.write(folder),))
+    journal.close()
+    return result
 
 
 def _bench_one(
-    name: str, definition: ModelDefinition, config: ModelBenchConfig, step: Callable[[], object]
+    name: str,
+    definition: ModelDefinition,
+    config: ModelBenchConfig,
+    journal: Journal,
+    step: Callable[[], object],
 ) -> ModelFigures:
     model = definition.build()
     variants = [make_variant(definition, model, s) for s in (0.0, *config.sparsity_list())]
@@ -156,56 +165,40 @@ def _bench_one(
     ours = [c for variant in variants for c in variant.contenders(images=definition.images)]
     step()
     exported = definition.export_form(model) if definition.export_form else None
-    cases = []
     for case, inputs in definition.cases.items():
-        problem = NetworkProblem(
-            model, tuple(inputs()), config.threads, definition.dynamic, exported
-        )
-        entries, absent = run_case(problem, [*ours, *peers], config)
-        cases.append(ModelCase(case, entries, absent))
+        told = {"model": name, "case": case, "threads": config.threads}
+        if key_of(told) not in journal.points:
+            problem = NetworkProblem(
+                model, tuple(inputs()), config.threads, definition.dynamic, exported
+            )
+            journal.add(run_case(problem, [*ours, *peers], config.timing(), f"{name} {case}", told))
         step()
     parameters = sum(p.numel() for p in model.parameters())
-    return ModelFigures(name, definition.note, parameters, tuple(variants), tuple(cases))
+    return ModelFigures(name, definition.note, parameters, tuple(variants))
 
 
 def run_case(
-    problem: NetworkProblem, contenders: Iterable[Contender], config: ModelBenchConfig
-) -> tuple[tuple[Entry, ...], dict[str, str]]:
-    """Build, check and time every contender on one shape of inputs.
-
-    Returns:
-        (the engines that ran, name of each that did not and the reason).
-    """
+    problem: NetworkProblem,
+    contenders: Iterable[Contender[NetworkProblem]],
+    timing: Timing,
+    title: str = "",
+    case: Mapping[str, Any] | None = None,
+) -> Point:
+    """Build, check and time every contender on one shape of inputs."""
     references = _References(problem)
-    absent: dict[str, str] = {}
-    ready: list[tuple[Contender, Engine, float, float]] = []
-    for contender in contenders:
-        start = time.perf_counter()
-        try:
-            engine = contender.build(problem)
-            setup_s = time.perf_counter() - start
-            error = _error(engine.output(0), references.of(contender.reference or problem.model))
-        except PeerMissingError as missing:
-            absent[contender.name] = str(missing)
-            continue
-        except Exception as failure:  # whatever another engine raises is its result, not ours
-            if contender.ours:
-                raise
-            reason = f"failed: {type(failure).__name__}: {failure}"
-            absent[contender.name] = reason.splitlines()[0][:200]
-            continue
-        if error <= ERROR_BOUNDS[contender.kind]:
-            ready.append((contender, engine, error, setup_s))
-        else:
-            absent[contender.name] = f"not timed: its output is wrong (relative error {error:.1e})"
-    runs = {contender.name: engine.run for contender, engine, _, _ in ready}
-    with torch.inference_mode():  # only here: modules that are built under it lose their versions
-        times = measure(runs, rounds=config.rounds, calls=config.calls, pause_s=config.pause_s)
-    entries = tuple(
-        Entry(c.name, c.kind, c.ours, e.version, e.config, error, setup_s, times[c.name])
-        for c, e, error, setup_s in ready
+
+    def error(engine: Engine, given: NetworkProblem, _: object) -> float:
+        return _error(engine.output(0), references.of(engine.model or given.model))
+
+    return run_point(
+        problem,
+        contenders,
+        timing,
+        title=title,
+        case=case or {},
+        error_of=error,
+        bounds=ERROR_BOUNDS,
     )
-    return entries, absent
 
 
 class _References:
@@ -229,8 +222,3 @@ def _error(output: Tensor, expected: Tensor) -> float:
     right = float(expected.square().sum())
     wrong = float((output.double() - expected).square().sum())
     return math.sqrt(wrong / right if right else wrong)
-
-
-def _items(value: str | Iterable[object]) -> list[str]:
-    parts = value.split(",") if isinstance(value, str) else map(str, value)
-    return [text for part in parts if (text := part.strip())]

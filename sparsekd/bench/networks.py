@@ -8,8 +8,9 @@ import logging
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd.bench.definitions import Arguments
-from sparsekd.bench.peers import Engine, Kind, dynamic_int8, require, rotate, version_of
+from sparsekd.bench.peers import Engine, dynamic_int8, require, rotate, version_of
+from sparsekd.bench.record import Kind
+from sparsekd.bench.runner import Contender
 
-__all__ = ["Contender", "NetworkProblem", "channels_last", "module_contender", "network_peers"]
+__all__ = ["NetworkProblem", "channels_last", "module_contender", "network_peers"]
 
 _OPSET = 17
 
@@ -43,23 +46,7 @@ class NetworkProblem:
     exported: nn.Module | None = None
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What a whole model runs on; as :class:`sparsekd.bench.peers.Peer` for one layer.
-
-    Attributes:
-        reference: the float model with the weights that it computes with, where they are not the
-            problem's own (because they were pruned).
-    """
-
-    name: str
-    kind: Kind
-    build: Callable[[NetworkProblem], Engine]
-    ours: bool = False
-    reference: nn.Module | None = None
-
-
-def network_peers(*, images: bool, dynamic: bool) -> list[Contender]:
+def network_peers(*, images: bool, dynamic: bool) -> list[Contender[NetworkProblem]]:
     """All other engines.
 
     Args:
@@ -91,9 +78,17 @@ def module_contender(
     config: dict[str, Any],
     nhwc: bool = False,
     ours: bool = False,
+    family: str = "",
+    sparsity: float | None = None,
     reference: nn.Module | None = None,
-) -> Contender:
-    """A contender that is a ready torch module; ``nhwc``: it is given channels_last inputs."""
+) -> Contender[NetworkProblem]:
+    """A contender that is a ready torch module.
+
+    Args:
+        nhwc: it is given channels_last inputs.
+        reference: the float model with the weights that it computes with, where they are not the
+            problem's own (because they were pruned).
+    """
 
     def build(problem: NetworkProblem) -> Engine:
         inputs = problem.inputs
@@ -107,9 +102,14 @@ def module_contender(
                 return result
 
         settings = {"threads": problem.threads, **config}
-        return Engine(version_of(package), lambda: model(*next(turns)), output, settings)
+        run = partial(_next_call, model, turns)
+        return Engine(version_of(package), run, output, settings, model=reference)
 
-    return Contender(name, kind, build, ours, reference)
+    return Contender(name, kind, build, ours, family, sparsity)
+
+
+def _next_call(model: nn.Module, turns: Iterator[Arguments]) -> object:
+    return model(*next(turns))
 
 
 def channels_last(x: Tensor) -> Tensor:

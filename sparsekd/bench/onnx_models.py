@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from sparsekd.bench.peers import LinearProblem, require
+from sparsekd.bench.linear_problem import LinearProblem
+from sparsekd.bench.peers import require
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["linear_fp32", "linear_qdq"]
+__all__ = ["linear_fp32", "linear_qdq", "set_rows"]
 
 _OPSET = 17  # the newest that every peer of the last years reads
 _IR_VERSION = 9
@@ -65,6 +66,13 @@ def linear_qdq(problem: LinearProblem) -> Any:
         helper.make_node("Gemm", ["x_back", "weight", "bias"], ["y"]),
     ]
     return _model(problem, nodes, constants)
+
+
+def set_rows(model: Any, rows: int) -> None:
+    """Give a Linear's graph another number of rows, in place."""
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = rows
+    del model.graph.value_info[:]
 
 
 def _model(problem: LinearProblem, nodes: list[Any], constants: dict[str, Any]) -> Any:

@@ -12,18 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsekd.bench.onnx_models import linear_fp32, linear_qdq
-from sparsekd.bench.peers import Engine, LinearProblem, Peer, require, rotate, version_of
+from sparsekd.bench.linear_problem import LinearProblem
+from sparsekd.bench.onnx_models import linear_fp32, linear_qdq, set_rows
+from sparsekd.bench.peers import Engine, require, rotate, version_of
+from sparsekd.bench.runner import Contender
 
 __all__ = ["onnx_runtime_peers"]
 
 
-def onnx_runtime_peers() -> list[Peer]:
+def onnx_runtime_peers() -> list[Contender[LinearProblem]]:
     """ONNX Runtime in fp32, dynamic int8 and static int8."""
     return [
-        Peer("ONNX Runtime fp32", "dense fp32", _fp32),
-        Peer("ONNX Runtime int8 dynamic", "dense int8", _int8_dynamic),
-        Peer("ONNX Runtime int8 static", "dense int8", _int8_static),
+        Contender("ONNX Runtime fp32", "dense fp32", _fp32),
+        Contender("ONNX Runtime int8 dynamic", "dense int8", _int8_dynamic),
+        Contender("ONNX Runtime int8 static", "dense int8", _int8_static),
     ]
 
 
@@ -36,6 +38,13 @@ def _int8_static(problem: LinearProblem) -> Engine:
 
 
 def _int8_dynamic(problem: LinearProblem) -> Engine:
+    model = problem.once("ONNX int8 dynamic", lambda: _quantized(problem))
+    set_rows(model, problem.rows)
+    return _engine(model, problem)
+
+
+def _quantized(problem: LinearProblem) -> Any:
+    """The graph as ONNX Runtime's own dynamic quantizer makes it."""
     require("onnxruntime")
     onnx = require("onnx")
     quantization = require("onnxruntime.quantization", "onnxruntime")
@@ -50,7 +59,7 @@ def _int8_dynamic(problem: LinearProblem) -> Engine:
             )
         finally:
             logging.root.setLevel(level)
-        return _engine(onnx.load(target), problem)
+        return onnx.load(target)
 
 
 def _engine(model: Any, problem: LinearProblem) -> Engine:

@@ -8,17 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sparsekd.bench.linear_problem import LinearProblem
 from sparsekd.bench.onnx_models import linear_fp32, linear_qdq
-from sparsekd.bench.peers import Engine, LinearProblem, Peer, require, rotate, version_of
+from sparsekd.bench.peers import Engine, require, rotate, version_of
+from sparsekd.bench.runner import Contender
 
 __all__ = ["openvino_peers"]
 
 
-def openvino_peers() -> list[Peer]:
+def openvino_peers() -> list[Contender[LinearProblem]]:
     """OpenVINO in fp32 and int8."""
     return [
-        Peer("OpenVINO fp32", "dense fp32", lambda problem: _engine(linear_fp32(problem), problem)),
-        Peer("OpenVINO int8", "dense int8", lambda problem: _engine(linear_qdq(problem), problem)),
+        Contender(
+            "OpenVINO fp32", "dense fp32", lambda problem: _engine(linear_fp32(problem), problem)
+        ),
+        Contender(
+            "OpenVINO int8", "dense int8", lambda problem: _engine(linear_qdq(problem), problem)
+        ),
     ]
 
 

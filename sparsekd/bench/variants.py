@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sparsekd import backend
 from sparsekd.bench.definitions import Arguments, ModelDefinition
-from sparsekd.bench.networks import Contender, module_contender
+from sparsekd.bench.networks import NetworkProblem, module_contender
 from sparsekd.bench.ours import pattern_of
+from sparsekd.bench.runner import Contender
 from sparsekd.convert import ConversionReport, convert
 from sparsekd.nn import EngineModule
 from sparsekd.prune import prune_
@@ -21,7 +22,10 @@ from sparsekd.quantize import prepare_
 from sparsekd.spec import Int8
 from sparsekd.verify import VerifyReport, verify
 
-__all__ = ["Agreement", "Variant", "agreement", "make_variant", "outputs"]
+__all__ = ["MODELS", "Agreement", "Variant", "agreement", "make_variant", "outputs"]
+
+#: The family of our models.
+MODELS = "int8 model"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Variant:
     pruned_to_float: Agreement
     to_pruned: Agreement
 
-    def contenders(self, *, images: bool) -> list[Contender]:
+    def contenders(self, *, images: bool) -> list[Contender[NetworkProblem]]:
         """The engine model in the comparison; for images in both memory formats."""
         layers = [m for m in self.engine.modules() if isinstance(m, EngineModule)]
         config = {
@@ -92,7 +96,7 @@ class Variant:
             "packed bytes": sum(layer.packed_bytes() for layer in layers),
         }
 
-        def contender(name: str, nhwc: bool) -> Contender:
+        def contender(name: str, nhwc: bool) -> Contender[NetworkProblem]:
             return module_contender(
                 name,
                 "sparse int8" if self.sparsity else "dense int8",
@@ -101,6 +105,8 @@ class Variant:
                 config=config | ({"inputs": "channels_last"} if nhwc else {}),
                 nhwc=nhwc,
                 ours=True,
+                family=MODELS if nhwc or not images else f"{MODELS}, NCHW inputs",
+                sparsity=self.sparsity,
                 reference=self.pruned,
             )
 

@@ -103,7 +103,7 @@ COMMANDS = (
         "Time Linear layers: sparse and dense int8 beside torch, ONNX Runtime and OpenVINO.",
         (
             "sparsekd bench linear                              the default shapes",
-            "sparsekd bench linear --shapes 768x3072 --rows 128 --sparsities 0.75,0.875",
+            "sparsekd bench linear --shapes 768x3072 --rows 128 --sparsity 0.75,0.875",
             "sparsekd bench linear --config bench.yaml          the same settings from a file",
         ),
         _flags_of(LinearBenchConfig),
@@ -114,7 +114,7 @@ COMMANDS = (
         "Time whole models, verified first: resnet18, resnet50, mobilenetv2, minilm.",
         (
             "sparsekd bench model resnet50              in the source tree, where bench/models is",
-            "sparsekd bench model minilm --sparsities 0.5 --threads 1",
+            "sparsekd bench model minilm --sparsity 0.5 --threads 1",
             "sparsekd bench model resnet18,minilm --peers false --rounds 3    a quick look",
         ),
         _bench_model_arguments,

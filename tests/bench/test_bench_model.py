@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sparsekd.bench import ModelBenchConfig, ModelBenchResult, bench_model
+from sparsekd.bench import ModelBenchConfig, bench_model
 from sparsekd.bench.definitions import ModelDefinition
 from sparsekd.bench.model import run_case
 from sparsekd.bench.networks import (
-    Contender,
     NetworkProblem,
     channels_last,
     module_contender,
     network_peers,
 )
 from sparsekd.bench.peers import Engine, PeerMissingError
+from sparsekd.bench.runner import Contender
 from sparsekd.bench.variants import agreement, make_variant
 from sparsekd.report import show
 
@@ -71,7 +71,7 @@ def config(tmp_path: Path) -> ModelBenchConfig:
     (folder / "__init__.py").write_text(TINY)
     return ModelBenchConfig(
         models="tiny",
-        sparsities="0.75",
+        sparsity="0.75",
         threads=1,
         rounds=1,
         calls=2,
@@ -107,7 +107,7 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
         "sparsekd dense int8",
         "sparsekd 8:32 int8",
     ]
-    names = [entry.name for entry in figures.cases[0].entries]
+    names = [entry.name for entry in result.points[0].entries]
     assert names == [
         "sparsekd dense int8",
         "sparsekd dense int8, NCHW inputs",
@@ -116,7 +116,7 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
         "torch fp32",
         "torch fp32 channels_last",
     ]
-    assert [case.name for case in figures.cases] == ["1", "3"]
+    assert [point.case["case"] for point in result.points] == ["1", "3"]
     assert result.files == (Path(config.out, "model.json"),)
     read = json.loads(result.files[0].read_text())
     assert read["settings"]["models"] == "tiny"
@@ -125,11 +125,13 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
     assert told["note"] == "a note, random weights"
     assert told["variants"][1]["verified"]["ok"] is True
     assert told["variants"][1]["coverage"]["rows"]
-    for case in told["cases"]:
-        for engine in case["engines"]:
+    assert (read["schema"], read["what"]) == (1, "model")
+    for point in read["points"]:
+        assert point["case"]["model"] == "tiny"
+        for engine in point["engines"]:
             assert len(engine["samples_s"]) == 1
             assert engine["error"] < 0.1
-            assert ("ratio to best dense fp32" in engine) == engine["name"].startswith("sparsekd")
+            assert engine["ours"] == engine["name"].startswith("sparsekd")
     text = text_of(result)
     assert "a note, random weights" in text
     assert "bit for bit" in text
@@ -138,14 +140,12 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
 
 def test_losses_are_marked(config: ModelBenchConfig) -> None:
     result = bench_model(config, progress=False)
-    case = result.models[0].cases[0]
-    slow = replace(case.entries[0], samples=replace(case.entries[0].samples, seconds=(9.0,)))
-    case = replace(case, entries=(slow, *case.entries[1:]), absent={"x": "not [bench] here"})
-    models = (replace(result.models[0], cases=(case,)),)
-    marked = ModelBenchResult(models, result.settings, result.environment)
-    text = text_of(marked)
+    first = result.points[0]
+    slow = replace(first.entries[0], samples=replace(first.entries[0].samples, seconds=(9.0,)))
+    first = replace(first, entries=(slow, *first.entries[1:]), absent={"x": "not [bench] here"})
+    text = text_of(replace(result, points=(first,)))
     assert "0.00x !" in text
-    assert "1, x: not [bench] here" in text
+    assert "x: not [bench] here (tiny 1)" in text
 
 
 def test_variants_say_what_each_step_costs(config: ModelBenchConfig) -> None:
@@ -244,13 +244,14 @@ def test_missing_broken_and_wrong_engines_are_named(config: ModelBenchConfig) ->
         *network_peers(images=False, dynamic=False)[:1],
         *(Contender(f.__name__, "dense int8", f) for f in (absent, broken, wrong)),
     ]
-    entries, reasons = run_case(given, contenders, config)
-    assert [entry.name for entry in entries] == ["torch fp32"]
+    point = run_case(given, contenders, config.timing())
+    reasons = point.absent
+    assert [entry.name for entry in point.entries] == ["torch fp32"]
     assert reasons["absent"] == "x: not installed"
     assert reasons["broken"] == "failed: RuntimeError: no such op"
     assert reasons["wrong"] == "not timed: its output is wrong (relative error 1.0e+00)"
     with pytest.raises(RuntimeError, match="no such op"):
-        run_case(given, [Contender("ours", "dense int8", broken, ours=True)], config)
+        run_case(given, [Contender("ours", "dense int8", broken, ours=True)], config.timing())
 
 
 @pytest.mark.parametrize(
@@ -258,8 +259,8 @@ def test_missing_broken_and_wrong_engines_are_named(config: ModelBenchConfig) ->
     [
         ({"threads": 0}, "threads >= 1"),
         ({"calls": 1}, "calls >= 2"),
-        ({"sparsities": "half"}, "must be numbers"),
-        ({"sparsities": "0.3"}, "no n:32 pattern"),
+        ({"sparsity": "half"}, "must be numbers"),
+        ({"sparsity": "0.3"}, "no n:32 pattern"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:

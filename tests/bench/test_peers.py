@@ -9,20 +9,16 @@ import torch
 from torch import nn
 
 from sparsekd.bench.linear import ERROR_BOUNDS
+from sparsekd.bench.linear_problem import LinearProblem, output_error
 from sparsekd.bench.onnx_runtime import onnx_runtime_peers
 from sparsekd.bench.openvino_runtime import openvino_peers
-from sparsekd.bench.ours import our_peers, pattern_of
-from sparsekd.bench.peers import (
-    Engine,
-    LinearProblem,
-    Peer,
-    PeerMissingError,
-    dynamic_int8,
-    output_error,
-    torch_peers,
-)
+from sparsekd.bench.ours import FORMATS, our_contenders, pattern_of
+from sparsekd.bench.peers import Engine, PeerMissingError, dynamic_int8
+from sparsekd.bench.runner import Contender
+from sparsekd.bench.torch_runtime import torch_peers
 
-ALL = [*our_peers([0.5, 0.875]), *torch_peers(), *onnx_runtime_peers(), *openvino_peers()]
+OTHERS = [*torch_peers(), *onnx_runtime_peers(), *openvino_peers()]
+ALL = [*our_contenders(FORMATS, [0.5, 0.875]), *OTHERS]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,9 @@ def test_problem_is_the_same_for_the_same_seed(problem: LinearProblem) -> None:
 
 
 @pytest.mark.parametrize("peer", ALL, ids=lambda peer: peer.name)
-def test_each_engine_is_right_on_every_input(peer: Peer, problem: LinearProblem) -> None:
+def test_each_engine_is_right_on_every_input(
+    peer: Contender[LinearProblem], problem: LinearProblem
+) -> None:
     try:
         engine = peer.build(problem)
     except PeerMissingError as missing:
@@ -57,13 +55,42 @@ def test_each_engine_is_right_on_every_input(peer: Peer, problem: LinearProblem)
 
 
 def test_our_masks_are_those_of_prune(problem: LinearProblem) -> None:
-    sparse = our_peers([0.875])[0].build(problem)
-    assert sparse.weight is not None
-    kept = (sparse.weight != 0).view(48, 3, 32).sum(-1)
-    assert (kept == 4).all()
-    assert sparse.config["kept weights"] == 48 * 12
-    assert sparse.config["kernel"] == "windowed"
-    assert our_peers([])[0].build(problem).config["kernel"] == "dense"
+    built = {c.name: c.build(problem) for c in our_contenders(FORMATS, [0.875])}
+    for name, group in {"int8 4:32": 32, "fp32-n16 2:16": 16, "bf16 4:32": 32}.items():
+        sparse = built[f"sparsekd {name}"]
+        assert sparse.weight is not None
+        kept = (sparse.weight != 0).view(48, 96 // group, group).sum(-1)
+        assert (kept == group // 8).all()
+        assert sparse.config["kept weights"] == 48 * 12
+        assert sparse.work == 48 * 12 * 5
+        assert sparse.config["kernel"] == "windowed"
+    csr = built["sparsekd csr unstructured:0.875"]
+    assert csr.config["kernel"] == "csr"
+    assert csr.weight is not None
+    assert int((csr.weight != 0).sum()) == 48 * 12
+    dense = built["sparsekd dense int8"]
+    assert dense.config["kernel"] == "dense"
+    assert dense.work == 48 * 96 * 5
+
+
+def test_layers_are_packed_once_for_all_rows(problem: LinearProblem) -> None:
+    contender = our_contenders(["int8"], [0.75])[0]
+    contender.build(problem)
+    wide = problem.with_inputs(9, threads=1)
+    made = dict(wide.shared)
+    assert contender.build(wide).output(0).shape == (9, 48)
+    assert wide.shared == made
+    assert wide.shared is problem.shared
+    assert output_error(contender.build(wide), wide) < 0.05
+
+
+def test_unknown_formats_and_sparsities_are_refused() -> None:
+    with pytest.raises(ValueError, match="unknown format 'int4'; choose among int8, dense"):
+        our_contenders(["int4"])
+    with pytest.raises(ValueError, match="no n:16 pattern"):
+        our_contenders(["fp32-n16"], [31 / 32])
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        our_contenders(["csr"], [1.0])
 
 
 def test_output_error_sees_a_wrong_engine(problem: LinearProblem) -> None:
@@ -72,6 +99,18 @@ def test_output_error_sees_a_wrong_engine(problem: LinearProblem) -> None:
 
     wrong = Engine("x 1", lambda: None, output)
     assert 0.03 < output_error(wrong, problem) < 0.07
+
+
+@pytest.mark.parametrize("row", [0, 511])
+def test_output_error_sees_a_wrong_row_at_either_end(row: int) -> None:
+    many = LinearProblem.random(32, 16, 512, threads=1)
+
+    def output(index: int) -> torch.Tensor:
+        right = many.reference(index).float()
+        right[row] = 0
+        return right
+
+    assert output_error(Engine("x 1", lambda: None, output), many) > 0.05
 
 
 @pytest.mark.parametrize(
