@@ -41,18 +41,20 @@ inline I16 absolute_bits(F16 x) {
 inline std::int32_t reduce_max(I16 x) { return _mm512_reduce_max_epi32(x); }
 
 // Sums of up to 64 outputs, from which 16 are picked by place.
-template <class Vector>
-struct Block {
-  Vector part[4];
+struct BlockI {
+  I16 part[4];
 };
-inline Block<I16> load_block(const std::int32_t* p, int vectors) {
-  Block<I16> block;
+struct BlockF {
+  F16 part[4];
+};
+inline BlockI load_block(const std::int32_t* p, int vectors) {
+  BlockI block;
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v) block.part[v] = v < vectors ? load_i(p + 16 * v) : set_i(0);
   return block;
 }
-inline Block<F16> load_block(const float* p, int vectors) {
-  Block<F16> block;
+inline BlockF load_block(const float* p, int vectors) {
+  BlockF block;
 #pragma GCC unroll 4
   for (int v = 0; v < 4; ++v) block.part[v] = v < vectors ? load_f(p + 16 * v) : set_f(0.0f);
   return block;
@@ -64,13 +66,13 @@ inline __mmask16 in_upper_half(I16 place) {
   return _mm512_test_epi32_mask(place, _mm512_set1_epi32(32));
 }
 // The permutes look at five bits of an index: a place among two registers.
-inline I16 pick(const Block<I16>& from, const std::int32_t* places, int n) {
+inline I16 pick(const BlockI& from, const std::int32_t* places, int n) {
   const I16 place = load_places(places, n);
   return _mm512_mask_blend_epi32(in_upper_half(place),
                                  _mm512_permutex2var_epi32(from.part[0], place, from.part[1]),
                                  _mm512_permutex2var_epi32(from.part[2], place, from.part[3]));
 }
-inline F16 pick(const Block<F16>& from, const std::int32_t* places, int n) {
+inline F16 pick(const BlockF& from, const std::int32_t* places, int n) {
   const I16 place = load_places(places, n);
   return _mm512_mask_blend_ps(in_upper_half(place),
                               _mm512_permutex2var_ps(from.part[0], place, from.part[1]),
