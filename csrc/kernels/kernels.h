@@ -39,8 +39,8 @@ struct DenseS8 {
 };
 
 // fp32 output of a tile straight from its registers: y = max(float(acc) * (row_scale * scale) +
-// bias, floor), each step rounded, for whole slices in their own order and activations that are none
-// or relu.
+// bias, floor), each step rounded, for whole slices in their own order, without an activation or
+// with relu.
 struct StoreFp32 {
   const float* row_scale;  // [row_count]
   const float* scale;      // [16 * slice_count]

@@ -2,8 +2,8 @@
 // a load and the loop of an epilogue of its own for every 16 outputs.
 
 template <int ROWS, int SLICES>
-[[gnu::always_inline]] inline void store_fp32(const I16 (&acc)[SLICES][ROWS], const StoreFp32& to, int first_row,
-                       std::int64_t column) {
+[[gnu::always_inline]] inline void store_fp32(const I16 (&acc)[SLICES][ROWS], const StoreFp32& to,
+                                              int first_row, std::int64_t column) {
   F16 scale[SLICES], bias[SLICES];
 #pragma GCC unroll 4
   for (int s = 0; s < SLICES; ++s) {
@@ -28,8 +28,8 @@ template <int ROWS, int SLICES>
 
 // `slice` counts from the first slice of the tile.
 template <int ROWS, int SLICES>
-[[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS], const TileS8& tile, int first_row,
-                       std::int64_t slice) {
+[[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS], const TileS8& tile,
+                                              int first_row, std::int64_t slice) {
   if (tile.store != nullptr) return store_fp32(acc, *tile.store, first_row, kLanes * slice);
   const std::int64_t stride = tile.acc_stride;
   std::int32_t* to = tile.acc + first_row * stride + kLanes * slice;
