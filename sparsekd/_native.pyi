@@ -1,7 +1,9 @@
+from collections.abc import Callable
 from typing import Any
 
 from numpy import float32, int8, int32, int64, uint8, uint16, uint32
 from numpy.typing import NDArray
+from torch import Tensor
 
 source_hash: str
 compiler: str
@@ -38,6 +40,20 @@ def unpack_csr_f32(
     inputs: int,
 ) -> NDArray[float32]: ...
 
+_Tensors = tuple[Tensor | None, ...]
+_DirectCall = Callable[[Tensor, dict[str, Tensor | None]], Tensor | None]
+
+class Torch:
+    def __init__(
+        self,
+        tensor: type[Tensor],
+        observers: tuple[Callable[[], object], ...],
+        forward_ad: dict[str, Any],
+        num_threads: Callable[[], int],
+    ) -> None: ...
+    @property
+    def can_read(self) -> bool: ...
+
 class LinearS8:
     @staticmethod
     def windowed(
@@ -67,6 +83,7 @@ class LinearS8:
     @property
     def outputs(self) -> int: ...
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+    def direct(self, torch: Torch, tensors: _Tensors) -> _DirectCall: ...
 
 class LinearCsr:
     @staticmethod
@@ -83,6 +100,7 @@ class LinearCsr:
     @property
     def outputs(self) -> int: ...
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+    def direct(self, torch: Torch, tensors: _Tensors) -> _DirectCall: ...
 
 # Windowed fp32 and bf16. Dense matrices are [outputs, taps * inputs]; bf16 travels as its bits in
 # uint16 (packing also takes float32 and rounds it).
@@ -147,6 +165,7 @@ class LinearFloat:
     @property
     def outputs(self) -> int: ...
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
+    def direct(self, torch: Torch, tensors: _Tensors) -> _DirectCall: ...
 
 def pack_conv_windowed_s8(
     weight: NDArray[int8], groups: int
@@ -192,6 +211,7 @@ class _Conv2d:
         y_zero_point: int,
         threads: int,
     ) -> None: ...
+    def direct(self, torch: Torch, tensors: _Tensors, dims: int) -> _DirectCall: ...
 
 class Conv2dS8(_Conv2d):
     @staticmethod

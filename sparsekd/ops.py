@@ -2,15 +2,13 @@
 
 ``torch.ops.sparsekd.linear_windowed_s8``, ``conv2d_dense_s8`` and their kin are what
 ``torch.compile`` and ``torch.export`` see. In eager mode the dispatcher would cost more than a
-small layer takes, so a plain CPU tensor goes to the compiled handle directly
-(:func:`can_run_directly`).
+small layer takes, so plain CPU tensors go to the compiled handle directly (:mod:`sparsekd.direct`).
 """
 
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +18,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from sparsekd import backend
 from sparsekd.backend import ConvGeometry, Format, LayerSettings
+from sparsekd.direct import CachedLayer
 
 __all__ = [
-    "CachedLayer",
     "QuantizedOutput",
     "as_fp32",
-    "can_run_directly",
     "check_indirect",
     "conv2d_op",
     "is_channels_last",
@@ -34,33 +31,8 @@ __all__ = [
     "run_linear",
 ]
 
-_is_compiling = torch.compiler.is_compiling
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_modes = torch._C._len_torch_function_stack
-_functorch_layers = torch._C._functorch.peek_interpreter_stack
-_tracing_state = torch._C._get_tracing_state
-
 #: Scale and zero point of a u8 output.
 QuantizedOutput = tuple[float, int]
-
-
-def can_run_directly(x: Tensor) -> bool:
-    """True when nothing between Python and the kernel has to see the call.
-
-    That is: a plain CPU tensor that is not lazily negated, not compiling or tracing, no dispatch or
-    function mode, no vmap, no forward-mode differentiation.
-    """
-    return (
-        not _is_compiling()
-        and type(x) is Tensor
-        and x.is_cpu
-        and not x.is_neg()
-        and _dispatch_modes() == 0
-        and _function_modes() == 0
-        and _functorch_layers() is None
-        and _tracing_state() is None
-        and forward_ad._current_level < 0
-    )
 
 
 def check_indirect(x: object, where: str) -> None:
@@ -96,6 +68,15 @@ def as_fp32(x: Tensor, where: str) -> Tensor:
     raise TypeError(f"{where}: input of dtype {x.dtype}, expected torch.float32")
 
 
+def _address(x: Tensor) -> int:
+    """Where the first number of x lies; 0 for a tensor whose storage has been freed.
+
+    torch adds the offset of a view even to a storage that is gone, which gives a small number.
+    """
+    address = x.data_ptr()
+    return 0 if address < 1 << 32 and x.untyped_storage().data_ptr() == 0 else address
+
+
 def run_linear(handle: Any, x: Tensor) -> Tensor:
     """y = linear(x) for x fp32 [..., in_features] on the CPU; y fp32 [..., out_features]."""
     *leading, inputs = x.shape
@@ -103,7 +84,7 @@ def run_linear(handle: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
     y = x.new_empty(*leading, handle.outputs)  # spread: a tuple costs 0.35 us more to parse
     rows = x.numel() // inputs if inputs else math.prod(leading)
-    handle.forward(x.data_ptr(), rows, y.data_ptr(), torch.get_num_threads())
+    handle.forward(_address(x), rows, y.data_ptr(), torch.get_num_threads())
     return y
 
 
@@ -141,7 +122,7 @@ def run_conv2d(
     )
     scale, zero_point = (1.0, 0) if out is None else out
     handle.forward(
-        x.data_ptr(),
+        _address(x),
         bytes_in,
         nhwc,
         tuple(x.shape),
@@ -176,29 +157,6 @@ def _out_size(g: ConvGeometry, x: Tensor) -> tuple[Any, Any]:
             "would be empty"
         )
     return height, width
-
-
-class CachedLayer:
-    """A compiled handle together with the tensors that it was made from.
-
-    The handle holds copies, so it is stale as soon as one of the tensors is replaced or written
-    to. Inference tensors have no version counter: a write to one is not noticed.
-    """
-
-    __slots__ = ("_counted", "_tensors", "_versions", "handle")
-
-    def __init__(self, handle: Any, tensors: Iterable[Tensor | None]) -> None:
-        self.handle = handle
-        self._tensors = tuple(tensors)
-        self._counted = tuple(t for t in self._tensors if t is not None and not t.is_inference())
-        self._versions = [t._version for t in self._counted]
-
-    def is_current(self, tensors: Iterable[Tensor | None]) -> bool:
-        """True when these very tensors, unchanged, are what the handle was made from."""
-        return (
-            all(map(operator.is_, self._tensors, tensors))
-            and [t._version for t in self._counted] == self._versions
-        )
 
 
 # Handles of the registered ops: the weight's first tensor -> settings -> (its version, handle). The

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Module or package of sparsekd -> the others that it may import.
 _DATA = {"spec", "numerics", "modules"}
 _WIRING = {"flow", "folding"}  # how a model is put together; torch alone
-_ENGINE = {*_DATA, "backend", "ops"}
+_ENGINE = {*_DATA, "backend", "direct", "ops"}
 PYTHON = {
     "spec": set(),
     "numerics": set(),
@@ -30,7 +30,8 @@ PYTHON = {
     "folding": {*_DATA, "flow"},
     "quantize": {*_DATA, *_WIRING, "batches"},
     "backend": {"spec"},
-    "ops": {"backend", "spec"},
+    "direct": {"backend"},
+    "ops": {"backend", "direct", "spec"},
     "nn": _ENGINE,
     "environment": {"backend"},
     "benchmark": {"environment", "spec"},

@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sparsekd import backend, ops
+from sparsekd import backend, direct, ops
 from sparsekd import nn as engine
 from sparsekd.quantize import calibrate, prepare_
 from sparsekd.spec import Int8
@@ -139,25 +139,25 @@ def test_who_may_run_directly() -> None:
         pass
 
     x = torch.randn(2, 70)
-    assert ops.can_run_directly(x)
-    assert ops.can_run_directly(x.t())
-    assert ops.can_run_directly(x.clone().requires_grad_())
+    assert direct.can_run_directly(x)
+    assert direct.can_run_directly(x.t())
+    assert direct.can_run_directly(x.clone().requires_grad_())
     with torch.inference_mode():
-        assert ops.can_run_directly(torch.randn(2, 70))
-    assert not ops.can_run_directly(x.as_subclass(Sub))
-    assert not ops.can_run_directly(nn.Parameter(x))
-    assert not ops.can_run_directly(x.to("meta"))
-    assert not ops.can_run_directly(torch._neg_view(x))
+        assert direct.can_run_directly(torch.randn(2, 70))
+    assert not direct.can_run_directly(x.as_subclass(Sub))
+    assert not direct.can_run_directly(nn.Parameter(x))
+    assert not direct.can_run_directly(x.to("meta"))
+    assert not direct.can_run_directly(torch._neg_view(x))
     with FakeTensorMode():
-        assert not ops.can_run_directly(x)
+        assert not direct.can_run_directly(x)
     with BaseTorchFunctionMode():
-        assert not ops.can_run_directly(x)
+        assert not direct.can_run_directly(x)
     inside: list[bool] = []
-    torch.func.vmap(lambda v: (inside.append(ops.can_run_directly(v)), v)[1])(x)
+    torch.func.vmap(lambda v: (inside.append(direct.can_run_directly(v)), v)[1])(x)
     with torch.autograd.forward_ad.dual_level():
-        inside.append(ops.can_run_directly(x))
+        inside.append(direct.can_run_directly(x))
     assert inside == [False, False]
-    assert ops.can_run_directly(x)
+    assert direct.can_run_directly(x)
 
 
 def test_backward_through_the_op_raises() -> None:

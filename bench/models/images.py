@@ -42,7 +42,6 @@ def image_model(
         note=NOTE,
         not_pruned=(stem,),
         images=True,
-        architecture=build,
     )
 
 

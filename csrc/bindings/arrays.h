@@ -50,6 +50,7 @@ T* data_at(std::uintptr_t address, std::int64_t elements, const char* name) {
 Activation activation_from(const std::string& name);
 
 // Each adds its part to the module; one file each.
+void bind_direct(py::module_& m);
 void bind_linear_s8(py::module_& m);
 void bind_conv2d(py::module_& m);
 void bind_linear_csr(py::module_& m);

@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "bindings/direct_conv2d.h"
 #include "bindings/windowed_float.h"
 #include "core/sizes.h"
 #include "ops/conv2d.h"
@@ -202,7 +203,8 @@ void bind_conv2d(py::module_& m) {
           "values"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
           "activation"_a)
       .def("forward", &forward<Conv2dS8>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
-           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
+           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a)
+      .def("direct", &direct_conv2d<Conv2dS8>, "torch"_a, "tensors"_a, "dims"_a);
 
   py::class_<Conv2dFloat>(m, "Conv2dFloat")
       .def_static(
@@ -237,7 +239,8 @@ void bind_conv2d(py::module_& m) {
           },
           "values"_a, "geometry"_a, "bias"_a, "activation"_a)
       .def("forward", &forward<Conv2dFloat>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a,
-           "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a);
+           "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a)
+      .def("direct", &direct_conv2d<Conv2dFloat>, "torch"_a, "tensors"_a, "dims"_a);
 }
 
 }  // namespace skd

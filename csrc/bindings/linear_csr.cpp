@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/arrays.h"
+#include "bindings/direct.h"
 #include "formats/csr_f32.h"
 #include "ops/linear_csr.h"
 
@@ -74,7 +74,8 @@ void bind_linear_csr(py::module_& m) {
                   "bias"_a, "activation"_a)
       .def_property_readonly("inputs", &LinearCsr::inputs)
       .def_property_readonly("outputs", &LinearCsr::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a);
+      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
+      .def("direct", &direct_linear<LinearCsr>, "torch"_a, "tensors"_a);
 }
 
 }  // namespace skd

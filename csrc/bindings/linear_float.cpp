@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/direct.h"
 #include "bindings/windowed_float.h"
 
 namespace skd {
@@ -146,7 +147,8 @@ void bind_linear_float(py::module_& m) {
           "activation"_a)
       .def_property_readonly("inputs", &LinearFloat::inputs)
       .def_property_readonly("outputs", &LinearFloat::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a);
+      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
+      .def("direct", &direct_linear<LinearFloat>, "torch"_a, "tensors"_a);
 }
 
 }  // namespace skd

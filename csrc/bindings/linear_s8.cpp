@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/arrays.h"
+#include "bindings/direct.h"
 #include "core/sizes.h"
 #include "formats/dense_s8.h"
 #include "formats/windowed_s8.h"
@@ -139,7 +139,8 @@ void bind_linear_s8(py::module_& m) {
           "activation"_a)
       .def_property_readonly("inputs", &LinearS8::inputs)
       .def_property_readonly("outputs", &LinearS8::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a);
+      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
+      .def("direct", &direct_linear<LinearS8>, "torch"_a, "tensors"_a);
 }
 
 }  // namespace skd

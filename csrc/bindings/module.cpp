@@ -50,6 +50,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("cpu_features", &skd::cpu_features);
   m.def("openmp_library", &openmp_library);
 
+  skd::bind_direct(m);
   skd::bind_linear_s8(m);
   skd::bind_conv2d(m);
   skd::bind_linear_csr(m);

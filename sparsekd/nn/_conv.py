@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from sparsekd import backend, ops
+from sparsekd import backend, direct, ops
 from sparsekd.nn._engine import EngineModule, integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
 
@@ -166,7 +166,7 @@ class _ConvNd(EngineModule):
 
     def _run(self, x: Tensor) -> Tensor:
         """x: [batch, channels, height, width]."""
-        if not ops.can_run_directly(x):
+        if not direct.can_run_directly(x):
             arguments = (*self._buffers.values(), *ops.conv2d_arguments(self._settings))
             result: Tensor = ops.conv2d_op(self._format)(x, *arguments)
             return result
@@ -179,9 +179,14 @@ class _ConvNd(EngineModule):
             ops.check_indirect(x, self._where())
             raise
 
+    def _direct_call(self, handle: Any, tensors: tuple[Tensor | None, ...]) -> direct.DirectCall:
+        if self.kernel == "csr":  # a Linear over pixels, which takes two views
+            return direct.declined
+        return direct.direct_call(handle, tensors, self.dims + 2)
+
     def _checked(self, x: Tensor) -> Tensor:
         """The input as fp32 and of the right shape, or an error."""
-        if not ops.can_run_directly(x):
+        if not direct.can_run_directly(x):
             ops.check_indirect(x, self._where())
         if x.requires_grad:
             self._refuse_gradient()
@@ -260,7 +265,7 @@ class Conv2d(_ConvNd):
     dims = 2
     torch_kind = nn.Conv2d
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _forward(self, input: Tensor) -> Tensor:
         input = self._checked(input)
         return self._run(input) if input.dim() == 4 else self._run(input[None])[0]
 
@@ -277,7 +282,7 @@ class Conv1d(_ConvNd):
     dims = 1
     torch_kind = nn.Conv1d
 
-    def forward(self, input: Tensor) -> Tensor:
+    def _forward(self, input: Tensor) -> Tensor:
         input = self._checked(input)
         batch = input if input.dim() == 3 else input[None]
         y = self._run(batch[:, :, None])[:, :, 0]

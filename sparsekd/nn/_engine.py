@@ -11,12 +11,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sparsekd import backend, numerics, ops
+from sparsekd import backend, direct, numerics, ops
 from sparsekd.modules import quant_spec, weight_mask
 from sparsekd.spec import Fp32, Int8, Scheme, scheme_from
 
 __all__ = ["EngineModule"]
 
+_is_traced = torch.compiler.is_dynamo_compiling
 _STATIC = {"input_scale": torch.float32, "input_zero_point": torch.int32}
 _LARGEST = 2**31 - 1  # the formats hold positions and orders as int32
 
@@ -62,7 +63,7 @@ class EngineModule(nn.Module):
         self._settings = settings
         self._weight_shape = weight_shape
         self._groups = 1 if settings.geometry is None else settings.geometry.groups
-        self._cached: ops.CachedLayer | None = None
+        self._cached: direct.CachedLayer | None = None
         outputs = weight_shape[0]
         dtype = torch.int8 if isinstance(scheme, Int8) else torch.float32
         try:
@@ -178,6 +179,19 @@ class EngineModule(nn.Module):
             layer.register_buffer("weight_mask", weight != 0)
         return layer.train(self.training)
 
+    def forward(self, input: Tensor) -> Tensor:
+        # The common case is one native call. torch.compile, which can not look into it, sees a
+        # constant here; whatever else has to see the call makes it give None.
+        if not _is_traced() and (cached := self._cached) is not None:
+            output = cached.call(input, self._buffers)
+            if output is not None:
+                return output
+        return self._forward(input)
+
+    def _forward(self, input: Tensor) -> Tensor:
+        """Every call that is not direct, with all checks and errors."""
+        raise NotImplementedError
+
     def _refuse_gradient(self) -> None:
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -204,7 +218,7 @@ class EngineModule(nn.Module):
         assert tensor is not None  # only optional buffers are None
         return tensor
 
-    def _make(self, tensors: Mapping[str, Tensor | None]) -> ops.CachedLayer:
+    def _make(self, tensors: Mapping[str, Tensor | None]) -> direct.CachedLayer:
         outputs = self._weight_shape[0]
         for key in ("scale", "bias"):
             value = tensors.get(key)
@@ -217,7 +231,11 @@ class EngineModule(nn.Module):
                     f"{key}: {value.dtype} of shape {tuple(value.shape)}, expected a single {dtype}"
                 )
         handle = backend.make_layer(self._format, tensors, self._settings)
-        return ops.CachedLayer(handle, (tensors[key] for key in self._buffers))
+        ordered = tuple(tensors[key] for key in self._buffers)
+        return direct.CachedLayer(handle, ordered, self._direct_call(handle, ordered))
+
+    def _direct_call(self, handle: Any, tensors: tuple[Tensor | None, ...]) -> direct.DirectCall:
+        return direct.direct_call(handle, tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EngineModule:
         """``model.to(memory_format=...)`` is about images: packed tensors keep their layout."""

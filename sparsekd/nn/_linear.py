@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sparsekd import backend, ops
+from sparsekd import backend, direct, ops
 from sparsekd.nn._engine import EngineModule, integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
 
@@ -100,8 +100,8 @@ class Linear(EngineModule):
         layer.fill_from(module, name=name)
         return layer
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not ops.can_run_directly(input):
+    def _forward(self, input: Tensor) -> Tensor:
+        if not direct.can_run_directly(input):
             ops.check_indirect(input, self._where())
             input = ops.as_fp32(input, self._where())
             if input.requires_grad:

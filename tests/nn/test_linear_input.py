@@ -197,9 +197,10 @@ def test_meta() -> None:
     "make",
     [
         "x = torch.rand(4, 64); x.untyped_storage().resize_(0)",
+        "w = torch.rand(5, 64); x = w[1:]; w.untyped_storage().resize_(0)",
         "x = torch._efficientzerotensor((4, 64))",
     ],
-    ids=["freed storage", "zero tensor"],
+    ids=["freed storage", "view of a freed storage", "zero tensor"],
 )
 def test_a_tensor_without_memory_does_not_crash(make: str) -> None:
     """In a process of its own, since the failure would be a segmentation fault."""

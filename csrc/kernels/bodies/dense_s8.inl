@@ -52,7 +52,13 @@ inline void dense_s8_tile(const DenseS8& weight, const TileS8& tile, int first_r
     w += 64;
   }
 
-  store_tile(acc, tile, first_row, slice);
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      store_i(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
+    }
+  }
 }
 
 template <int ROWS>

@@ -55,12 +55,11 @@ float quantize_dynamic_s8(const float* x, std::int64_t count, std::uint8_t* u) {
     return maximum < kTiny ? 1.0f : std::numeric_limits<float>::quiet_NaN();
   }
   const float scale = maximum * kInverse127;
-  const F16 inverse = set_f(1.0f / scale);
+  const F16 inverse = set_f(1.0f / scale), low = set_f(-127.0f), high = set_f(127.0f);
   const I16 shift = set_i(128);
-  // No clamp to +-127: three roundings take |x| / scale to 127 (1 + 2^-22) at most, which rounds to
-  // 127.
-  quantize_each(x, count, u,
-                [&](const F16& part) { return add_i(round_i(mul(part, inverse)), shift); });
+  quantize_each(x, count, u, [&](const F16& part) {
+    return add_i(round_i(at_most(at_least(mul(part, inverse), low), high)), shift);
+  });
   return scale;
 }
 

@@ -54,7 +54,13 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
     }
   }
 
-  store_tile(acc, tile, first_row, slice);
+#pragma GCC unroll 2
+  for (int s = 0; s < SLICES; ++s) {
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      store_i(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
+    }
+  }
 }
 
 template <int ROWS, int STEPS>
