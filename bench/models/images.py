@@ -42,6 +42,7 @@ def image_model(
         note=NOTE,
         not_pruned=(stem,),
         images=True,
+        architecture=build,
     )
 
 

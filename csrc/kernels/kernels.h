@@ -38,6 +38,18 @@ struct DenseS8 {
   const std::int32_t* weight_sums;  // [slices * 16]
 };
 
+// fp32 output of a tile straight from its registers: y = max(float(acc) * (row_scale * scale) +
+// bias, floor), each step rounded, for whole slices in their own order, without an activation or
+// with relu.
+struct StoreFp32 {
+  const float* row_scale;  // [row_count]
+  const float* scale;      // [16 * slice_count]
+  const float* bias;       // [16 * slice_count] or null
+  float floor;             // 0 for relu, -Inf for none
+  float* y;                // [row_count][y_stride]
+  std::int64_t y_stride;
+};
+
 // One tile of integer sums: acc[r][16 j + i] = sum u w - zero_point * sum w for row r and output
 // 16 (first_slice + j) + i.
 struct TileS8 {
@@ -50,6 +62,7 @@ struct TileS8 {
   std::int32_t zero_point;  // 0..255
   std::int32_t* acc;        // [row_count][acc_stride], the first 16 * slice_count written
   std::int64_t acc_stride;
+  const StoreFp32* store = nullptr;  // not null: write this instead of acc
 };
 
 // Positions of the float formats are packed: `bits` a step, `per_word` steps a word, the first in

@@ -49,6 +49,9 @@ struct Job {
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
   std::int64_t u_stride = round_up(std::max<std::int64_t>(inputs, 1), Buffer<char>::kAlignment);
   int tile_rows = preferred_rows(table, weight);
+  // What a kernel can finish from its registers.
+  bool simple = activation == Activation::none || activation == Activation::relu;
+  float floor = activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
 
   void quantize(Range rows, std::uint8_t* u, float* scales) const {
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -71,9 +74,20 @@ struct Job {
     for (int r = 0; r < count; ++r) pointers[r] = u + (rows.begin + r) * u_stride;
     for_each_strip(block, [&](Range strip) {
       const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
-      accumulate(table, weight,
-                 {pointers, count, 1, inputs, strip.begin, some, quant.zero_point, acc,
-                  kBlockSlices * kLanes});
+      TileS8 tile{pointers,         count,       1,
+                  inputs,           strip.begin, some,
+                  quant.zero_point, acc,         kBlockSlices * kLanes};
+      if (simple && column + some * kLanes <= outputs) {
+        const StoreFp32 store{scales + rows.begin,
+                              scale + column,
+                              bias == nullptr ? nullptr : bias + column,
+                              floor,
+                              call.y + rows.begin * call.y_stride + column,
+                              call.y_stride};
+        tile.store = &store;
+        return accumulate(table, weight, tile);
+      }
+      accumulate(table, weight, tile);
       table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column), scales + rows.begin,
                            scale + column, bias == nullptr ? nullptr : bias + column, activation,

@@ -35,6 +35,7 @@ class ModelDefinition:
             the model itself.
         dynamic: engines quantize activations at run time, as is the custom for encoders; static
             int8 is measured as well.
+        architecture: gives the model with any weights, for its shapes; None: ``build``.
     """
 
     build: Callable[[], nn.Module]
@@ -45,6 +46,7 @@ class ModelDefinition:
     images: bool = False
     export_form: Callable[[nn.Module], nn.Module] | None = None
     dynamic: bool = False
+    architecture: Callable[[], nn.Module] | None = None
 
 
 def load_definitions(folder: str | Path) -> Mapping[str, ModelDefinition]:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sparsekd import backend
+from sparsekd.bench.isa import forced_isa
 from sparsekd.bench.journal import Journal, conditions
+from sparsekd.bench.limits import measure_limits
 from sparsekd.bench.linear_plan import (
-    PEERS,
     PRESETS,
     Layer,
     Part,
     PlannedPoint,
-    machine_contenders,
     plan,
     trained_weight,
 )
 from sparsekd.bench.linear_problem import LinearProblem, output_error
 from sparsekd.bench.linear_result import LinearBenchResult
+from sparsekd.bench.progress import Bar
 from sparsekd.bench.record import Kind, Point, key_of
 from sparsekd.bench.runner import Contender, Timing, run_point
-from sparsekd.bench.settings import check_isa, counts, items, shares
+from sparsekd.bench.settings import check_isa, check_peers, counts, items, shares
 from sparsekd.benchmark import torch_threads
 from sparsekd.environment import environment
 
@@ -121,11 +119,7 @@ class LinearBenchConfig:
 
     def peer_list(self) -> list[str]:
         """The packages of the others; of a forced instruction set torch alone knows."""
-        names = [name for name in items(self.peers) if name != "none"]
-        for name in names:
-            if name not in PEERS:
-                raise ValueError(f"unknown peer {name!r}; choose among {', '.join(PEERS)}, none")
-        return [name for name in names if not self.isa or name == "torch"]
+        return check_peers(self.peers, self.isa)
 
     def timing(self) -> Timing:
         """How long is measured."""
@@ -152,8 +146,6 @@ def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearB
     >>> result = bench_linear(LinearBenchConfig(shapes="768x3072", rows="1"))
     >>> result.points[-1].best("dense int8").name
     """
-    from tqdm import tqdm
-
     check_isa(config.isa)
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)  # before the minutes of work that it is for
@@ -164,28 +156,21 @@ def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearB
         where["threads"] = " and ".join(map(str, config.thread_list()))
         settings = asdict(config)
         journal = Journal(folder, "linear", conditions(settings, where))
-        left = [point for point in planned if _key(point) not in journal.points]
-        bar = tqdm(
-            total=round(sum(point.seconds(timing) for point in left)),
-            desc="bench linear",
-            unit="s",
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {postfix} [{elapsed} + {remaining}]",
-            disable=None if progress else True,
-        )
-        with bar:
-            for threads in config.thread_list():
-                run_machine(journal, threads, timing)
+        left = [point for point in planned if key_of(_case(point)) not in journal.points]
+        for threads in config.thread_list():
+            measure_limits(journal, threads, timing)
+        with Bar("bench linear", sum(p.seconds(timing) for p in left), progress) as bar:
             problem: LinearProblem | None = None
             layer: Layer | None = None
             for point in left:
-                bar.set_postfix_str(point.layer.title(point.rows))
+                bar.at(point.layer.title(point.rows))
                 if problem is None or layer != point.layer:
                     layer = point.layer
                     problem = _problem(layer, config)  # the one before it is freed
                 problem = problem.with_inputs(point.rows, threads=point.threads, seed=config.seed)
                 with torch_threads(point.threads):
                     journal.add(_measure(point, problem, timing))
-                bar.update(round(point.seconds(timing)))
+                bar.done(point.seconds(timing))
     result = LinearBenchResult(tuple(journal.points.values()), settings, where)
     files = result.write_all(folder)
     journal.close()
@@ -212,48 +197,6 @@ def run_linear(
     )
 
 
-def run_machine(journal: Journal, threads: int, timing: Timing) -> None:
-    """Measure the limits of the machine, unless the journal has them."""
-    case = {"machine": "limits", "threads": threads}
-    if key_of(case) in journal.points:
-        return
-    with torch_threads(threads):
-        journal.add(
-            run_point(
-                None,
-                machine_contenders(threads),
-                timing,
-                title=f"limits of the machine, {threads} threads",
-                case=case,
-                error_of=lambda *_: 0.0,
-                bounds={},
-            )
-        )
-
-
-@contextmanager
-def forced_isa(name: str) -> Iterator[None]:
-    """Our engine, and torch's oneDNN as far as it has not started, on an instruction set."""
-    if not name:
-        yield
-        return
-    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ONEDNN.get(name, "SSE41"))
-    backend.set_isa(name)
-    try:
-        yield
-    finally:
-        backend.set_isa(None)
-
-
-_ONEDNN = {
-    "avx2": "AVX2",
-    "avx512": "AVX512_CORE",
-    "avx512_vnni": "AVX512_CORE_VNNI",
-    "avx512_vbmi": "AVX512_CORE_VNNI",
-    "avx512_bf16": "AVX512_CORE_BF16",
-}
-
-
 def _problem(layer: Layer, config: LinearBenchConfig) -> LinearProblem:
     if layer.weights == "random":
         return LinearProblem.random(layer.inputs, layer.outputs, 1, threads=1, seed=config.seed)
@@ -270,10 +213,6 @@ def _case(point: PlannedPoint) -> dict[str, object]:
         "threads": point.threads,
         "isa": backend.isa(),
     }
-
-
-def _key(point: PlannedPoint) -> str:
-    return key_of(_case(point))
 
 
 def _measure(point: PlannedPoint, problem: LinearProblem, timing: Timing) -> Point:

@@ -13,17 +13,15 @@ from sparsekd.bench.linear_problem import LinearProblem
 from sparsekd.bench.onnx_runtime import onnx_runtime_peers
 from sparsekd.bench.openvino_runtime import openvino_peers
 from sparsekd.bench.ours import format_named, our_contenders
-from sparsekd.bench.rates import memory_contenders, rate_contenders, rate_names
+from sparsekd.bench.rates import rate_contenders
 from sparsekd.bench.record import Kind
 from sparsekd.bench.runner import Contender, Timing
+from sparsekd.bench.settings import PEERS
 from sparsekd.bench.torch_runtime import torch_peers
 
-__all__ = ["PEERS", "PRESETS", "Layer", "Part", "PlannedPoint", "Preset", "layers_of", "plan"]
+__all__ = ["PRESETS", "Layer", "Part", "PlannedPoint", "Preset", "layers_of", "plan"]
 
-#: Packages whose engines can be measured beside ours.
-PEERS = ("torch", "onnxruntime", "openvino")
-
-# The layers of issue and docs: powers of two, the sizes of BERT-base, and odd ones.
+# Powers of two, the sizes of BERT-base, and odd ones.
 _SHAPES = (
     "384x1536",
     "768x768",
@@ -231,11 +229,6 @@ def _peers_of(package: str) -> list[Contender[LinearProblem]]:
         "openvino": openvino_peers,
     }
     return makers[package]()
-
-
-def machine_contenders(threads: int) -> list[Contender[None]]:
-    """Every limit of the machine that can be measured."""
-    return [*rate_contenders(rate_names(), threads), *memory_contenders(threads)]
 
 
 def layers_of(shapes: Iterable[str]) -> list[Layer]:

@@ -13,10 +13,13 @@ from typing import Any, Literal, get_args
 
 from sparsekd.benchmark import Samples
 
-__all__ = ["SCHEMA", "BenchResult", "Entry", "Kind", "Point"]
+__all__ = ["QUIET_CORES", "SCHEMA", "BenchResult", "Entry", "Kind", "Point"]
 
 #: Version of the JSON form; a reader refuses what it does not know.
 SCHEMA = 1
+
+#: Cores that others may use during a measurement.
+QUIET_CORES = 0.1
 
 #: What an engine competes as. "rate" is no engine but a measured limit of the machine.
 Kind = Literal[
@@ -91,14 +94,19 @@ class Point:
         title: for people, such as "16 x 768 -> 3072".
         case: what was measured, in plain JSON types; no two points of a result have the same.
         absent: name of each engine without a time, and why it has none.
-        load: of the machine before the measurement, None where it is not known.
+        others: cores that other processes used meanwhile, None where that is not known.
     """
 
     title: str
     case: Mapping[str, Any]
     entries: tuple[Entry, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
-    load: float | None = None
+    others: float | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether others used so much of the cores that the figures are not worth quoting."""
+        return self.others is not None and self.others > QUIET_CORES
 
     @property
     def key(self) -> str:
@@ -134,7 +142,7 @@ class Point:
         return {
             "title": self.title,
             "case": dict(self.case),
-            "load": self.load,
+            "others": self.others,
             "engines": [entry.to_dict() for entry in self.entries],
             "absent": dict(self.absent),
         }
@@ -143,7 +151,7 @@ class Point:
     def from_dict(cls, read: Mapping[str, Any]) -> Point:
         """The inverse of :meth:`to_dict`."""
         entries = tuple(map(Entry.from_dict, read["engines"]))
-        return cls(read["title"], read["case"], entries, read["absent"], read["load"])
+        return cls(read["title"], read["case"], entries, read["absent"], read["others"])
 
 
 def key_of(case: Mapping[str, Any]) -> str:

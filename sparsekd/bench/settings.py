@@ -6,7 +6,10 @@ from collections.abc import Iterable
 
 from sparsekd import backend
 
-__all__ = ["check_isa", "counts", "items", "shares"]
+__all__ = ["PEERS", "check_isa", "check_peers", "counts", "items", "shares"]
+
+#: Packages whose engines can be measured beside ours.
+PEERS = ("torch", "onnxruntime", "openvino")
 
 
 def items(value: str | int | float | Iterable[object]) -> list[str]:
@@ -46,6 +49,19 @@ def shares(value: str | float | Iterable[object]) -> list[float]:
         return [float(text) for text in items(value)]
     except ValueError:
         raise ValueError(f"sparsity must be numbers such as 0.5,0.75, got {value!r}") from None
+
+
+def check_peers(value: str | Iterable[object], isa: str = "") -> list[str]:
+    """The packages that are asked for; with a forced instruction set torch alone, which obeys.
+
+    Raises:
+        ValueError: an unknown package.
+    """
+    names = [name for name in items(value) if name != "none"]
+    for name in names:
+        if name not in PEERS:
+            raise ValueError(f"unknown peer {name!r}; choose among {', '.join(PEERS)}, none")
+    return [name for name in names if not isa or name == "torch"]
 
 
 def check_isa(name: str) -> str:

@@ -12,8 +12,17 @@ from sparsekd.benchmark import MARK, Samples, digits, format_ratio, format_times
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["absent_lines", "fit_table", "markdown", "rate_lines", "share_table", "study_table"]
+__all__ = [
+    "absent_lines",
+    "fit_table",
+    "markdown",
+    "new_table",
+    "rate_lines",
+    "share_table",
+    "study_table",
+]
 
+BUSY = "~"  # behind a point that was measured while others used the cores
 _SHORT = (("ONNX Runtime", "ORT"), (" int8", ""), (" fp32", ""), (" static", ""))
 
 
@@ -37,7 +46,7 @@ def study_table(study: Study, points: Sequence[Point], groups: Sequence[Group]) 
     """A line for each point: the yardstick's time, ours and the ratios; below them the means."""
     rows, columns = study.rows(points), study.columns(points)
     alone = len({column.family for column in columns if column.sparsity is not None}) < 2
-    table = _table(study.title)
+    table = new_table(study.title)
     table.add_column("")
     table.add_column("yardstick, ms", justify="right", no_wrap=True)
     table.add_column("±%", justify="right", no_wrap=True)
@@ -53,7 +62,8 @@ def study_table(study: Study, points: Sequence[Point], groups: Sequence[Group]) 
             for column, entry in zip(columns, shown[1:], strict=True)
         ]
         one = base if len({entry.name for entry in bases if entry}) < 2 else None
-        table.add_row(point.title, _base_cell(one), f"{100 * widest:.0f}", *cells)
+        title = f"{point.title} {BUSY}" if point.busy else point.title
+        table.add_row(title, _base_cell(one), f"{100 * widest:.0f}", *cells)
     table.add_section()
     for name, cells in summary_rows(study, points, groups):
         table.add_row(name, "", "", *cells)
@@ -86,7 +96,7 @@ def share_table(study: Study, points: Sequence[Point]) -> Table:
     """Useful multiply-adds a second over the rate that was measured beside them."""
     rows, columns = study.rows(points), study.columns(points)
     alone = len({column.family for column in columns if column.sparsity is not None}) < 2
-    table = _table(f"useful multiply-adds over the measured rate of {study.rate}")
+    table = new_table(f"useful multiply-adds over the measured rate of {study.rate}")
     table.add_column("")
     table.add_column("rate, G/s", justify="right")
     for column in columns:
@@ -102,7 +112,7 @@ def share_table(study: Study, points: Sequence[Point]) -> Table:
 
 def fit_table(fits: Sequence[Fit]) -> Table:
     """The fixed part of each call, and what one multiply-add costs."""
-    table = _table("time = fixed + each · kept weights · rows")
+    table = new_table("time = fixed + each · kept weights · rows")
     table.add_column("")
     for head in ("fixed, µs", "each, ps", "G/s at the margin", "largest residual"):
         table.add_column(head, justify="right")
@@ -174,7 +184,7 @@ def _base_cell(entry: Entry | None) -> str:
     return f"{short_name(entry.name)} {format_times(entry.samples)[0]}"
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 

@@ -9,7 +9,14 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser
 
-from sparsekd.bench import LinearBenchConfig, ModelBenchConfig, bench_linear, bench_model
+from sparsekd.bench import (
+    ConvBenchConfig,
+    LinearBenchConfig,
+    ModelBenchConfig,
+    bench_conv,
+    bench_linear,
+    bench_model,
+)
 from sparsekd.doctor import diagnose
 from sparsekd.quickstart import QuickstartConfig, quickstart
 from sparsekd.report import show
@@ -61,6 +68,11 @@ def _run_bench_linear(arguments: Any) -> int:
     return 0
 
 
+def _run_bench_conv(arguments: Any) -> int:
+    show(bench_conv(_filled(ConvBenchConfig, arguments)))
+    return 0
+
+
 def _bench_model_arguments(parser: ArgumentParser) -> None:
     _flags_of(ModelBenchConfig)(parser)
     parser.add_argument("names", nargs="?", help="The same as --models, and before it.")
@@ -100,14 +112,27 @@ COMMANDS = (
     ),
     Command(
         ("bench", "linear"),
-        "Time Linear layers: sparse and dense int8 beside torch, ONNX Runtime and OpenVINO.",
+        "Time Linear layers: ours in every format beside torch, ONNX Runtime and OpenVINO.",
         (
-            "sparsekd bench linear                              the default shapes",
+            "sparsekd bench linear                              a quick look, in a minute",
+            "sparsekd bench linear --preset full                everything, resumed if interrupted",
             "sparsekd bench linear --shapes 768x3072 --rows 128 --sparsity 0.75,0.875",
+            "sparsekd bench linear --formats fp32-n16,csr --threads 2,1",
             "sparsekd bench linear --config bench.yaml          the same settings from a file",
         ),
         _flags_of(LinearBenchConfig),
         _run_bench_linear,
+    ),
+    Command(
+        ("bench", "conv"),
+        "Time the convolutions of networks: ours, u8 to u8 and fp32, beside the others'.",
+        (
+            "sparsekd bench conv                        in the source tree, where bench/models is",
+            "sparsekd bench conv --models resnet50 --layers '3x3*' --batches 1",
+            "sparsekd bench conv --formats dense,int8 --sparsity 0.75 --threads 2,1",
+        ),
+        _flags_of(ConvBenchConfig),
+        _run_bench_conv,
     ),
     Command(
         ("bench", "model"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sparsekd.bench import LinearBenchConfig, ModelBenchConfig
+from sparsekd.bench import ConvBenchConfig, LinearBenchConfig, ModelBenchConfig
 from sparsekd.cli import _commands, main
 from sparsekd.doctor import Check, Diagnosis
 from sparsekd.quickstart import QuickstartConfig
@@ -21,9 +21,10 @@ WORDS = [" ".join(command.words) for command in _commands.COMMANDS]
 CONFIGS: dict[str, Any] = {
     "quickstart": QuickstartConfig,
     "bench linear": LinearBenchConfig,
+    "bench conv": ConvBenchConfig,
     "bench model": ModelBenchConfig,
 }
-Config = QuickstartConfig | LinearBenchConfig | ModelBenchConfig
+Config = QuickstartConfig | LinearBenchConfig | ConvBenchConfig | ModelBenchConfig
 
 
 class ReachedError(Exception):
@@ -44,7 +45,7 @@ def argument_of(monkeypatch: pytest.MonkeyPatch, function: str, words: list[str]
 
 
 def test_commands_are_those_that_exist() -> None:
-    assert WORDS == ["quickstart", "bench linear", "bench model", "doctor"]
+    assert WORDS == ["quickstart", "bench linear", "bench conv", "bench model", "doctor"]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -67,6 +68,7 @@ def test_top_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_defaults_are_those_of_the_dataclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert argument_of(monkeypatch, "quickstart", ["quickstart"]) == QuickstartConfig()
     assert argument_of(monkeypatch, "bench_linear", ["bench", "linear"]) == LinearBenchConfig()
+    assert argument_of(monkeypatch, "bench_conv", ["bench", "conv"]) == ConvBenchConfig()
     assert argument_of(monkeypatch, "bench_model", ["bench", "model"]) == ModelBenchConfig()
 
 
@@ -101,7 +103,7 @@ def test_flags_and_yaml_fill_the_same_dataclass(
     [
         ([], 'expected "command" to be one of'),
         (["nope"], "invalid choice: 'nope'"),
-        (["bench"], "to be one of {linear,model}"),
+        (["bench"], "to be one of {linear,conv,model}"),
         (["quickstart", "--nope", "1"], "unrecognized arguments: --nope 1"),
         (["quickstart", "--seeds", "x"], "Got value: x (see sparsekd quickstart --help)"),
         (["bench", "linear", "--rounds", "two"], "Got value: two"),

@@ -52,13 +52,7 @@ inline void dense_s8_tile(const DenseS8& weight, const TileS8& tile, int first_r
     w += 64;
   }
 
-#pragma GCC unroll 4
-  for (int s = 0; s < SLICES; ++s) {
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      store_i(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
-    }
-  }
+  store_tile(acc, tile, first_row, slice);
 }
 
 template <int ROWS>

@@ -54,13 +54,7 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
     }
   }
 
-#pragma GCC unroll 2
-  for (int s = 0; s < SLICES; ++s) {
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      store_i(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
-    }
-  }
+  store_tile(acc, tile, first_row, slice);
 }
 
 template <int ROWS, int STEPS>

@@ -19,6 +19,8 @@ namespace {
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"
+#include "kernels/bodies/store_tile.inl"  // before the kernels that use it
+
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"

@@ -1,0 +1,41 @@
+// The end of an integer tile: its sums to memory, or the fp32 output at once, which saves a store,
+// a load and the loop of an epilogue of its own for every 16 outputs.
+
+template <int ROWS, int SLICES>
+[[gnu::always_inline]] inline void store_fp32(const I16 (&acc)[SLICES][ROWS], const StoreFp32& to,
+                                              int first_row, std::int64_t column) {
+  F16 scale[SLICES], bias[SLICES];
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+    scale[s] = load_f(to.scale + column + kLanes * s);
+    // x + -0 is x, whatever its sign.
+    bias[s] = to.bias != nullptr ? load_f(to.bias + column + kLanes * s) : set_f(-0.0f);
+  }
+  const F16 floor = set_f(to.floor);
+  const float* row_scale = to.row_scale + first_row;
+  const std::int64_t stride = to.y_stride;
+  float* y = to.y + first_row * stride + column;
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r, y += stride) {
+    const F16 factor = set_f(row_scale[r]);
+#pragma GCC unroll 4
+    for (int s = 0; s < SLICES; ++s) {
+      const F16 sum = add(mul(to_float(acc[s][r]), mul(factor, scale[s])), bias[s]);
+      store_f(y + kLanes * s, at_least(sum, floor));
+    }
+  }
+}
+
+// `slice` counts from the first slice of the tile.
+template <int ROWS, int SLICES>
+[[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS], const TileS8& tile,
+                                              int first_row, std::int64_t slice) {
+  if (tile.store != nullptr) return store_fp32(acc, *tile.store, first_row, kLanes * slice);
+  const std::int64_t stride = tile.acc_stride;
+  std::int32_t* to = tile.acc + first_row * stride + kLanes * slice;
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r, to += stride) {
+#pragma GCC unroll 4
+    for (int s = 0; s < SLICES; ++s) store_i(to + kLanes * s, acc[s][r]);
+  }
+}
