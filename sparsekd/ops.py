@@ -7,6 +7,7 @@ small layer takes, so plain CPU tensors go to the compiled handle directly (:mod
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = [
     "conv2d_op",
     "is_channels_last",
     "linear_op",
+    "out_size",
     "run_conv2d",
     "run_linear",
 ]
@@ -143,14 +145,21 @@ def run_pointwise(handle: Any, x: Tensor) -> Tensor:
     return y if is_channels_last(x) else y.contiguous()
 
 
-def _out_size(g: ConvGeometry, x: Tensor) -> tuple[Any, Any]:
-    """Height and width of the output; works on symbolic sizes."""
+def out_size(g: ConvGeometry, height: Any, width: Any) -> tuple[Any, Any]:
+    """Height and width of the output of images of that size; works on symbolic sizes.
+
+    Below 1 where the kernel reaches past the padded image: then there is no output.
+    """
     sizes = []
-    for axis in (0, 1):
-        room = x.shape[2 + axis] + g.padding[2 * axis] + g.padding[2 * axis + 1]
+    for axis, size in enumerate((height, width)):
+        room = size + g.padding[2 * axis] + g.padding[2 * axis + 1]
         room -= g.dilation[axis] * (g.kernel[axis] - 1) + 1
         sizes.append(room // g.stride[axis] + 1)
-    height, width = sizes
+    return sizes[0], sizes[1]
+
+
+def _out_size(g: ConvGeometry, x: Tensor) -> tuple[Any, Any]:
+    height, width = out_size(g, x.shape[2], x.shape[3])
     if height < 1 or width < 1:
         raise ValueError(
             f"sparsekd conv2d: input of shape {tuple(x.shape)} with kernel {g.kernel}: the output "
@@ -288,6 +297,13 @@ def _register_linear(fmt: Format) -> None:
     _define(f"linear_{fmt.name}", f"{_schema(fmt)}, {_LINEAR_SETTINGS}", compute, fake)
 
 
+@functools.lru_cache(maxsize=4096)  # calls with the same few geometries
+def _checked_geometry(*sizes: Any) -> ConvGeometry:
+    geometry = ConvGeometry(*sizes)
+    geometry.native()  # refuses absurd sizes
+    return geometry
+
+
 def _register_conv2d(fmt: Format) -> None:
     names = tensor_names(fmt)
     quantizes = fmt.dtype == "s8"
@@ -295,9 +311,8 @@ def _register_conv2d(fmt: Format) -> None:
 
     def read(args: tuple[Any, ...]) -> tuple[LayerSettings, QuantizedOutput | None]:
         channels, kernel, stride, dilation, padding, groups, window, activation, *rest = args
-        geometry = ConvGeometry(
-            tuple(channels), tuple(kernel), tuple(stride), tuple(dilation), tuple(padding), groups
-        )
+        sizes = (channels, kernel, stride, dilation, padding)
+        geometry = _checked_geometry(*map(tuple, sizes), groups)
         out_scale, out_zero_point = (*rest, None, 0)[:2] if rest else (None, 0)
         settings = LayerSettings(channels[0] // groups, channels[1], activation, window, geometry)
         return settings, None if out_scale is None else (out_scale, out_zero_point)

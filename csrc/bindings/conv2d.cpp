@@ -133,7 +133,8 @@ void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four sh
   const auto [batch, channels, height, width] = shape;
   require(channels == conv.geometry().in_channels, "input of ", channels, " channels, expected ",
           conv.geometry().in_channels);
-  const std::int64_t size = batch * height * width;  // null only where nothing is read
+  // Null only where nothing is read.
+  const std::int64_t size = checked_mul(checked_mul(batch, height), width);
   const auto* from = data_at<const void>(x, size, "input");
   auto* to = data_at<void>(y, size, "output");
   const py::gil_scoped_release release;

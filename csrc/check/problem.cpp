@@ -1,7 +1,6 @@
 #include "check/problem.h"
 
 #include <algorithm>
-#include <numeric>
 #include <sstream>
 
 #include "check/pick.h"
@@ -9,23 +8,25 @@
 namespace skd::check {
 namespace {
 
-constexpr const char* kOpNames[kOps] = {
-    "quantize_dynamic_s8",  "quantize_static_u8",   "tile_windowed_s8",
-    "tile_dense_s8",        "epilogue_fp32",        "linear_windowed_s8",
-    "linear_dense_s8",      "format_windowed_s8",   "format_dense_s8",
-    "refuse_linear_s8",     "conv_windowed_s8",     "conv_dense_s8",
-    "conv_depthwise_s8",    "tile_windowed_f32",    "tile_windowed_bf16",
-    "linear_windowed_f32",  "linear_windowed_bf16", "format_windowed_f32",
-    "format_windowed_bf16", "linear_csr_f32",       "format_csr_f32",
-    "conv_windowed_f32",    "conv_windowed_bf16",   "conv_depthwise_f32",
-    "tile_depthwise_s8",    "tile_depthwise_f32",   "tile_csr_f32",
-    "epilogue_sums",        "transpose_f32",        "to_bf16",
-    "absolute_maximum",
+struct OpFacts {
+  const char* name;
+  int share;  // of all problems
 };
-// Parts of all problems. A refusal needs a sum of 2^31 now and then, so it is the dearest and the
-// rarest.
-constexpr int kOpShares[kOps] = {11, 11, 19, 14, 12, 16, 10, 4, 2, 1, 8, 6, 5, 8, 7, 11,
-                                 8,  3,  2,  10, 3,  7,  5,  5, 4, 4, 6, 5, 3, 4, 2};
+// In the order of Op. The refusals are dear and say the same each time, so they are rare.
+constexpr OpFacts kOpFacts[kOps] = {
+    {"quantize_dynamic_s8", 11}, {"quantize_static_u8", 11},  {"tile_windowed_s8", 19},
+    {"tile_dense_s8", 14},       {"epilogue_fp32", 12},       {"linear_windowed_s8", 16},
+    {"linear_dense_s8", 10},     {"format_windowed_s8", 4},   {"format_dense_s8", 2},
+    {"refuse_linear_s8", 1},     {"conv_windowed_s8", 8},     {"conv_dense_s8", 6},
+    {"conv_depthwise_s8", 5},    {"tile_windowed_f32", 8},    {"tile_windowed_bf16", 7},
+    {"linear_windowed_f32", 11}, {"linear_windowed_bf16", 8}, {"format_windowed_f32", 3},
+    {"format_windowed_bf16", 2}, {"linear_csr_f32", 10},      {"format_csr_f32", 3},
+    {"conv_windowed_f32", 7},    {"conv_windowed_bf16", 5},   {"conv_depthwise_f32", 5},
+    {"tile_depthwise_s8", 4},    {"tile_depthwise_f32", 4},   {"tile_csr_f32", 6},
+    {"epilogue_sums", 5},        {"transpose_f32", 3},        {"to_bf16", 4},
+    {"absolute_maximum", 2},     {"refuse_conv", 2},
+};
+static_assert(kOpFacts[kOps - 1].share > 0, "an operation without a share would never run");
 
 constexpr const char* kMaskNames[] = {"full",       "empty",  "nm32", "nm64",    "random",
                                       "one-output", "ragged", "half", "quarter", "last-input"};
@@ -37,12 +38,12 @@ constexpr const char* kActivationNames[] = {"none", "relu", "gelu", "silu", "rel
 constexpr const char* kEnvironmentNames[] = {"standard", "flush",       "upward",
                                              "downward", "toward-zero", "flush+upward"};
 
-static_assert(kOpShares[kOps - 1] > 0, "an operation without a share would never run");
-
 Op pick_op(Random& random) {
-  std::int64_t ticket = random.in(0, std::accumulate(kOpShares, kOpShares + kOps, 0) - 1);
+  std::int64_t all = 0;
+  for (const OpFacts& op : kOpFacts) all += op.share;
+  std::int64_t ticket = random.in(0, all - 1);
   for (int op = 0; op < kOps; ++op) {
-    ticket -= kOpShares[op];
+    ticket -= kOpFacts[op].share;
     if (ticket < 0) return static_cast<Op>(op);
   }
   return Op::quantize_dynamic_s8;
@@ -154,7 +155,7 @@ void pick_linear(Random& random, Problem& p) {
 
 }  // namespace
 
-const char* name_of(Op op) { return kOpNames[static_cast<int>(op)]; }
+const char* name_of(Op op) { return kOpFacts[static_cast<int>(op)].name; }
 
 Problem make_problem(std::uint64_t seed, std::uint64_t index) {
   Random random(seed, index);
@@ -222,6 +223,8 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
     case Op::format_csr_f32:
       pick_format(random, p);
       break;
+    case Op::refuse_conv:
+      break;
     case Op::refuse_linear_s8:
       p.dynamic = random.percent(40);
       p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
@@ -255,7 +258,7 @@ std::string describe(const Problem& p) {
     text << p.rows << 'x' << p.inputs;
   } else if (conv) {
     text << describe_images(p);
-  } else if (p.op != Op::refuse_linear_s8) {
+  } else if (p.op != Op::refuse_linear_s8 && p.op != Op::refuse_conv) {
     text << p.rows << 'x' << p.inputs << "->" << p.outputs;
   }
   if (p.taps > 1 && !conv) text << " taps=" << p.taps;

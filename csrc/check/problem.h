@@ -43,8 +43,9 @@ enum class Op : int {
   transpose_f32,
   to_bf16,
   absolute_maximum,
+  refuse_conv,  // geometry, images and weights that a convolution must not accept
 };
-inline constexpr int kOps = 31;
+inline constexpr int kOps = 32;
 const char* name_of(Op op);
 
 // What an operation is made of.

@@ -52,6 +52,8 @@ Coverage run(const Problem& problem, const Subject& subject) {
       return run_transpose(problem, subject);
     case Op::to_bf16:
       return run_to_bf16(problem, subject);
+    case Op::refuse_conv:
+      return run_conv_refusal(problem, subject);
     case Op::absolute_maximum:
       return run_absolute_maximum(problem, subject);
   }

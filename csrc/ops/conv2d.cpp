@@ -200,8 +200,10 @@ void quantize_input(const KernelTable& table, const ConvInput& x, std::int64_t c
 }
 
 void check_call(const ConvGeometry& g, const ConvInput& x, const ConvOutput& y) {
-  require(x.batch >= 0 && x.height >= 0 && x.width >= 0, "images: batch ", x.batch, ", height ",
-          x.height, ", width ", x.width, "; expected at least 0");
+  constexpr std::int64_t kMost = 1LL << 40;  // no sum with padding below overflows
+  require(x.batch >= 0 && x.height >= 0 && x.width >= 0 && x.height <= kMost && x.width <= kMost,
+          "images: batch ", x.batch, ", height ", x.height, ", width ", x.width,
+          "; expected at least 0 and sides of at most 2^40");
   require(x.batch == 0 ||
               ((x.f32 == nullptr) != (x.u8 == nullptr) && (y.f32 == nullptr) != (y.u8 == nullptr)),
           "input and output: expected either fp32 or u8 data");

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -14,6 +16,16 @@ __all__ = ["Conv1d", "Conv2d"]
 
 _Conv = TypeVar("_Conv", bound="_ConvNd")
 _Pair = tuple[int, int]
+#: What torch's arguments and the attributes of its modules are called.
+_SIZES = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
+
+
+@contextlib.contextmanager
+def _errors_of(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
 class _ConvNd(EngineModule):
@@ -40,18 +52,11 @@ class _ConvNd(EngineModule):
         kernel: str = "windowed",
         activation: str | None = None,
     ) -> None:
-        owner = type(self).__name__
-        in_channels = integer_from(f"{owner}: in_channels", in_channels)
-        out_channels = integer_from(f"{owner}: out_channels", out_channels)
-        groups = integer_from(f"{owner}: groups", groups)
-        kernel_hw = self._pair("kernel_size", kernel_size, 1)
-        stride_hw = self._pair("stride", stride, 1)
-        dilation_hw = self._pair("dilation", dilation, 1)
-        pads = self._padding(padding, kernel_hw, stride_hw, dilation_hw)
-        geometry = backend.ConvGeometry(
-            (in_channels, out_channels), kernel_hw, stride_hw, dilation_hw, pads, groups
+        geometry = self._geometry_of(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups
         )
-        geometry.native()  # refuses absurd sizes
+        (in_channels, out_channels), groups = geometry.channels, geometry.groups
+        kernel_hw, stride_hw, pads = geometry.kernel, geometry.stride, geometry.padding
         pointwise = kernel_hw == stride_hw == (1, 1) and pads == (0, 0, 0, 0) and groups == 1
         if kernel == "csr" and not pointwise:
             raise ValueError(
@@ -71,7 +76,7 @@ class _ConvNd(EngineModule):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size, self.stride, self.dilation = (
-            pair[2 - self.dims :] for pair in (kernel_hw, stride_hw, dilation_hw)
+            pair[2 - self.dims :] for pair in (kernel_hw, stride_hw, geometry.dilation)
         )
         self.padding = padding
         self.groups = groups
@@ -99,23 +104,18 @@ class _ConvNd(EngineModule):
                 f"{where}: padding_mode {module.padding_mode!r}, expected 'zeros'; leave it to "
                 "torch"
             )
+        sizes: dict[str, Any] = {key: getattr(module, key) for key in _SIZES}
+        with _errors_of(where):
+            cls._geometry_of(**sizes)
         chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name)
-        try:
+        with _errors_of(where):
             layer = cls(
-                module.in_channels,
-                module.out_channels,
-                module.kernel_size,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.groups,
-                module.bias is not None,
+                **sizes,
+                bias=module.bias is not None,
                 scheme=chosen,
                 kernel=kernel,
                 activation=activation,
             )
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
         layer.fill_from(module, name=name)
         return layer
 
@@ -199,6 +199,14 @@ class _ConvNd(EngineModule):
                 f"{self._where()}: input of shape {tuple(x.shape)}, expected "
                 f"([batch,] {self.in_channels}, {sizes})"
             )
+        height, width = x.shape[-2:] if self.dims == 2 else (1, x.shape[-1])
+        out_height, out_width = ops.out_size(self._geometry(), height, width)
+        if out_height < 1 or out_width < 1:
+            raise ValueError(
+                f"{self._where()}: input of shape {tuple(x.shape)} with kernel_size="
+                f"{self.kernel_size}, dilation={self.dilation}, padding={self.padding!r}: the "
+                "output would be empty"
+            )
         return x
 
     def _geometry(self) -> backend.ConvGeometry:
@@ -211,17 +219,45 @@ class _ConvNd(EngineModule):
         shape = (self.out_channels, *self.kernel_size, self.in_channels // self.groups)
         return weight.reshape(shape).movedim(-1, 1).contiguous()
 
-    def _pair(self, what: str, value: int | tuple[int, ...], first: int) -> _Pair:
-        """(height, width); ``first`` is the height of a Conv1d."""
-        expected = f"an integer or {self.dims} of them"
-        given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * self.dims
-        if len(given) != self.dims:
-            raise ValueError(f"{what}: {value!r}, expected {expected}")
-        values = [integer_from(f"{type(self).__name__}: {what}", v, expected) for v in given]
-        return (first, values[0]) if self.dims == 1 else (values[0], values[1])
+    @classmethod
+    def _geometry_of(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...],
+        padding: str | int | tuple[int, ...],
+        dilation: int | tuple[int, ...],
+        groups: int,
+    ) -> backend.ConvGeometry:
+        """The geometry that torch's arguments mean, after refusing what is absurd."""
+        owner = cls.__name__
+        channels = (
+            integer_from(f"{owner}: in_channels", in_channels),
+            integer_from(f"{owner}: out_channels", out_channels),
+        )
+        groups = integer_from(f"{owner}: groups", groups)
+        kernel = cls._pair("kernel_size", kernel_size, 1)
+        steps = cls._pair("stride", stride, 1)
+        spacing = cls._pair("dilation", dilation, 1)
+        pads = cls._padding(padding, kernel, steps, spacing)
+        geometry = backend.ConvGeometry(channels, kernel, steps, spacing, pads, groups)
+        geometry.native()  # refuses absurd sizes
+        return geometry
 
+    @classmethod
+    def _pair(cls, what: str, value: int | tuple[int, ...], first: int) -> _Pair:
+        """(height, width); ``first`` is the height of a Conv1d."""
+        expected = f"an integer or {cls.dims} of them"
+        given = tuple(value) if isinstance(value, (tuple, list)) else (value,) * cls.dims
+        if len(given) != cls.dims:
+            raise ValueError(f"{what}: {value!r}, expected {expected}")
+        values = [integer_from(f"{cls.__name__}: {what}", v, expected) for v in given]
+        return (first, values[0]) if cls.dims == 1 else (values[0], values[1])
+
+    @classmethod
     def _padding(
-        self, padding: str | int | tuple[int, ...], kernel: _Pair, stride: _Pair, dilation: _Pair
+        cls, padding: str | int | tuple[int, ...], kernel: _Pair, stride: _Pair, dilation: _Pair
     ) -> tuple[int, int, int, int]:
         """(top, bottom, left, right), by torch's rules for the names."""
         if padding == "valid":
@@ -238,7 +274,7 @@ class _ConvNd(EngineModule):
             )
         if isinstance(padding, str):
             raise ValueError(f"padding {padding!r}, expected 'same', 'valid' or integers")
-        height, width = self._pair("padding", padding, 0)
+        height, width = cls._pair("padding", padding, 0)
         return (height, height, width, width)
 
 

@@ -98,6 +98,13 @@ class EngineModule(nn.Module):
         """
         where = f"layer {name!r}" if name else "the layer"
         weight, bias = masked_weight(module, name), module.bias
+        rows, shape = to_taps(weight).shape, self._weight_shape
+        if rows != shape:
+            sizes = ["{} outputs of {} taps and {} channels".format(*s) for s in (rows, shape)]
+            raise ValueError(
+                f"{where}: weight of shape {tuple(weight.shape)} has {sizes[0]}; the layer's own "
+                f"sizes are {sizes[1]}"
+            )
         try:
             tensors = self._weight_tensors(weight)
         except ValueError as error:

@@ -316,6 +316,66 @@ def test_to_float_draws_no_random_numbers(kind: type[Conv1d] | type[Conv2d]) -> 
     assert back.weight.requires_grad
 
 
+@pytest.mark.parametrize("scheme", [Int8(), Fp32(), Bf16()], ids=str)
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("stride", (0, 1), "stride: 0, expected 1"),
+        ("stride", (2**70, 1), "stride: 1180591620717411303424, expected at most"),
+        ("dilation", (2**21, 1), "dilation: 2097152, expected 1"),
+        ("padding", (-1, 0), "padding: -1, expected 0"),
+        ("padding", None, "padding: None, expected an integer"),
+        ("groups", 0, "groups: 0, expected 1"),
+        ("groups", 3, "groups: 3 does not divide 8 in and 8 out channels"),
+        ("groups", 2**70, "groups: 1180591620717411303424, expected at most"),
+        ("kernel_size", (3, -3), "kernel_size: -3, expected 1"),
+        ("kernel_size", (3, 1025), "kernel_size: 1025, expected 1..1024"),
+        ("kernel_size", (5, 5), "weight of shape .* has 8 outputs of 9 taps and 8 channels; the "),
+        ("in_channels", 7, "the layer's own sizes are 8 outputs of 9 taps and 7 channels"),
+        ("out_channels", 0, "out_channels: 0, expected 1"),
+    ],
+    ids=str,
+)
+def test_absurd_geometry_is_refused_with_the_layers_name(
+    scheme: Scheme, attribute: str, value: object, message: str
+) -> None:
+    float_layer = nn.Conv2d(8, 8, 3)
+    setattr(float_layer, attribute, value)
+    with pytest.raises((ValueError, TypeError), match=f"^layer 'stem': .*{message}"):
+        Conv2d.from_float(float_layer, scheme=scheme, name="stem")
+
+
+def test_absurd_geometry_of_an_op_is_refused() -> None:
+    layer, x = Conv2d.from_float(nn.Conv2d(8, 8, 3), scheme=Int8(), kernel="dense"), images(8)
+    op, tensors = ops.conv2d_op(layer._format), list(layer._buffers.values())
+    good = ops.conv2d_arguments(layer._settings)
+    assert torch.equal(op(x, *tensors, *good), layer(x))
+    names = ["channels", "kernel_size", "stride", "dilation", "padding", "groups"]
+    bad = [[0, 8], [3, 0], [1, 0], [-1, 1], [0, 0, 0, -1], 0]
+    for i, (name, value) in enumerate(zip(names, bad, strict=True)):
+        arguments = [*good[:i], value, *good[i + 1 :]]
+        for device in ("cpu", "meta"):
+            with pytest.raises(ValueError, match=f"{name}: "):
+                op(x.to(device), *(t if t is None else t.to(device) for t in tensors), *arguments)
+    for kernel in ([1024, 3], [3, 10]):
+        arguments = [good[0], kernel, *good[2:]]
+        with pytest.raises(ValueError, match=r"weight|panels|the output would be empty"):
+            op(x, *tensors, *arguments)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("size", [0, 1, 4])
+def test_an_empty_output_is_refused_with_the_layer(dims: int, size: int) -> None:
+    layer: Conv1d | Conv2d = Conv1d(8, 8, 3, dilation=2) if dims == 1 else Conv2d(8, 8, (1, 5))
+    shape = (8, size) if dims == 1 else (8, 9, size)
+    message = rf"^Conv{dims}d\(8, 8\): input of shape .*: the output would be empty"
+    for x in (torch.rand(shape), torch.rand(2, *shape), torch.rand(0, *shape)):
+        with pytest.raises(ValueError, match=message):
+            layer(x)
+        with pytest.raises(ValueError, match=message):
+            torch.compile(layer, backend="eager", fullgraph=False)(x)
+
+
 def test_bad_input() -> None:
     layer = Conv2d.from_float(conv(kernel_size=3), scheme=Int8(), kernel="dense")
     with pytest.raises(ValueError, match=r"Conv2d\(70, 36\): input of shape \(2, 69, 9, 11\)"):
