@@ -45,7 +45,7 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
         const int count = STEPS > 0 ? STEPS : *steps[s]++;
 #pragma GCC unroll 4
         for (int step = 0; step < count; ++step) {
-          accumulate_step<ROWS>(acc[s], x, positions[s], values[s], *quarters[s]);
+          accumulate_step<ROWS, STEPS>(acc[s], x, positions[s], values[s], *quarters[s]);
           positions[s] += 64;
           values[s] += 64;
           ++quarters[s];

@@ -38,7 +38,7 @@ inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], __m51
   }
 }
 
-template <int ROWS>
+template <int ROWS, int>
 inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
                             const std::uint8_t* positions, const std::int8_t* values,
                             unsigned quarters) {

@@ -141,7 +141,7 @@ inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8
   return spare;
 }
 
-template <int ROWS>
+template <int ROWS, int>
 inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
                             const std::uint8_t* positions, const std::int8_t* values, unsigned) {
   for (int r = 0; r < ROWS; ++r) {
