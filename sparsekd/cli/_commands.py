@@ -104,6 +104,7 @@ COMMANDS = (
         "Distill, prune, quantize, convert, verify and measure a classifier of real digits.",
         (
             "sparsekd quickstart                        all of it, in two minutes on two cores",
+            "sparsekd quickstart --model cnn --out cnn  the same with convolutions and BatchNorm",
             "sparsekd quickstart --seed 7 --out run7    other numbers, another folder",
             "sparsekd quickstart --seeds 1 --epochs 4   a quick look",
         ),

@@ -5,7 +5,7 @@ The file's source and licence stand in ATTRIBUTION.md beside it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import numpy as np
@@ -14,7 +14,8 @@ from torch import Tensor
 
 __all__ = ["CLASSES", "PIXELS", "Digits", "load_digits", "read_digits"]
 
-PIXELS = 64
+SIDE = 8
+PIXELS = SIDE * SIDE
 CLASSES = 10
 _BRIGHTEST = 16
 
@@ -24,7 +25,7 @@ class Digits:
     """A stratified split of the digits.
 
     Attributes:
-        train_images, test_images: fp32 [images, 64], 0..1.
+        train_images, test_images: fp32 [images, 64] or [images, 1, 8, 8], 0..1.
         train_labels, test_labels: int64 [images], 0..9.
     """
 
@@ -32,6 +33,17 @@ class Digits:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    def as_images(self) -> Digits:
+        """The same as images [images, 1, 8, 8].
+
+        They are channels_last, as what decodes images leaves them: height, width, channels.
+        """
+        train, test = (
+            rows.view(-1, SIDE, SIDE, 1).movedim(-1, 1)
+            for rows in (self.train_images, self.test_images)
+        )
+        return replace(self, train_images=train, test_images=test)
 
 
 def read_digits() -> tuple[Tensor, Tensor]:

@@ -1,34 +1,61 @@
-"""How a small, sparse, int8 student is made: plain torch, and a line of sparsekd for each step.
-
-This is the part to copy. The loop is your own: the distiller is a loss, fake quantization sits
-inside the model, and the pruner takes its step after the optimizer's.
-"""
-
-# mypy: disallow-untyped-calls=False
-# torch leaves Tensor.backward and Tensor.split untyped.
+"""What the quickstart trains: a model and its settings for each name, and nothing of the flow."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-import sparsekd as skd
-from sparsekd.quickstart.config import QuickstartConfig
-from sparsekd.quickstart.data import CLASSES, PIXELS, Digits
+from sparsekd.bench.peers import dynamic_int8
+from sparsekd.quickstart.data import CLASSES, PIXELS
+from sparsekd.quickstart.rivals import static_int8
 
-__all__ = ["Trainer", "correct", "mlp"]
+__all__ = ["RECIPES", "Recipe", "cnn", "mlp"]
 
-# Temperature 2 against 4, on images cut out of the training part (four splits): 1444 and 1439 of
-# 1508 correct, 1451 without a teacher. The task is too easy for distillation to show a gain.
-LOSSES: list[skd.distill.Loss | str] = [
-    skd.distill.SoftTarget(temperature=2.0),
-    skd.distill.HardLabels(),
-]
-WIDE_LAYER = "2"  # of the student; the first and last layers are too small for pruning to pay
+
+@dataclass(frozen=True)
+class Recipe:
+    """A classifier of the digits and how it is trained and compressed.
+
+    Attributes:
+        summary: what it is, in a few words.
+        build: a width to the float model.
+        images: it takes images [n, 1, 8, 8] rather than rows of 64 pixels.
+        width, teacher_width: of the student and of the teacher.
+        epochs: passes over the training images for each student.
+        float_share: the part of them, 0..1, that the compressed student makes in float. A model
+            with BatchNorm needs them: folding takes its statistics as they are by then.
+        pattern: which weights are kept in the layers named by ``pruned``.
+        batch_size: images a training step.
+        rival: torch's own int8 for such a model: what it is called, and what makes it out of a
+            float model and training images.
+        note: what has to be known to read the figures.
+    """
+
+    summary: str
+    build: Callable[[int], nn.Module]
+    images: bool
+    width: int
+    teacher_width: int
+    epochs: int
+    float_share: float
+    pattern: str
+    pruned: tuple[str, ...]
+    rival: tuple[str, Callable[[nn.Module, Tensor], nn.Module]]
+    batch_size: int = 128
+    note: str = ""
+
+    @property
+    def teacher_epochs(self) -> int:
+        """The teacher learns faster, and each of its passes costs two to four times as much."""
+        return max(1, self.epochs // 2)
+
+    @property
+    def float_epochs(self) -> int:
+        """Of the compressed student's epochs, the first ones."""
+        return int(self.epochs * self.float_share)
 
 
 def mlp(hidden: int) -> nn.Sequential:
@@ -42,100 +69,54 @@ def mlp(hidden: int) -> nn.Sequential:
     )
 
 
-def correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many images the model puts in the right class."""
-    model.eval()
-    with torch.inference_mode():
-        return int((model(images).argmax(1) == labels).sum())
+def cnn(channels: int) -> nn.Sequential:
+    """A classifier of digits: four 3x3 convolutions, each with BatchNorm, from 8x8 down to 4x4."""
+
+    def block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+        layers = {
+            "conv": nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            "norm": nn.BatchNorm2d(outputs),
+            "act": nn.ReLU(),
+        }
+        return nn.Sequential(OrderedDict(layers))
+
+    first = max(1, channels // 2)
+    layers = {
+        "stem": block(1, first),
+        "down": block(first, channels, stride=2),
+        "body1": block(channels, channels),
+        "body2": block(channels, channels),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "head": nn.Linear(channels, CLASSES),
+    }
+    return nn.Sequential(OrderedDict(layers))
 
 
-class Trainer:
-    """Trains the models of one seed; each starts from that seed and sees the same batches.
-
-    Args:
-        on_step: called after each training step.
-    """
-
-    def __init__(
-        self,
-        digits: Digits,
-        config: QuickstartConfig,
-        seed: int,
-        on_step: Callable[[], object] = lambda: None,
-    ) -> None:
-        self.digits = digits
-        self.config = config
-        self.seed = seed
-        self.on_step = on_step
-
-    def teacher(self) -> nn.Module:
-        """The wide model, on hard labels."""
-        model = self._fresh(self.config.teacher_hidden)
-        self._fit(model, _on_labels(model), self.config.teacher_epochs)
-        return model
-
-    def labels_only(self) -> nn.Module:
-        """The student without a teacher."""
-        student = self._fresh(self.config.hidden)
-        self._fit(student, _on_labels(student), self.config.epochs)
-        return student
-
-    def distilled(self, teacher: nn.Module) -> nn.Module:
-        """The student that learns from the teacher's answers as well."""
-        student = self._fresh(self.config.hidden)
-        distiller = skd.distill.Distiller(student, teacher, losses=LOSSES)
-        self._fit(student, distiller, self.config.epochs)
-        return student
-
-    def compressed(self, teacher: nn.Module) -> nn.Module:
-        """The same, pruned step by step and fake-quantized while it learns."""
-        student = self._fresh(self.config.hidden)
-        skd.quantize.prepare_(student, skd.quantize.Int8())
-        steps = self.steps(self.config.epochs)
-        pruner = skd.prune.Pruner(
-            student,
-            self.config.pattern,
-            schedule=skd.prune.Cubic(begin=steps // 5, end=steps * 7 // 10),
-            include=[WIDE_LAYER],
-        )
-        distiller = skd.distill.Distiller(student, teacher, losses=LOSSES)
-        self._fit(student, distiller, self.config.epochs, after_step=pruner.step)
-        pruner.finalize()
-        return student
-
-    def steps(self, epochs: int) -> int:
-        """Training steps in that many passes over the images."""
-        return epochs * math.ceil(len(self.digits.train_labels) / self.config.batch_size)
-
-    def _fresh(self, hidden: int) -> nn.Sequential:
-        torch.manual_seed(self.seed)
-        return mlp(hidden)
-
-    def _fit(
-        self,
-        model: nn.Module,
-        loss_of: Callable[[tuple[Tensor, Tensor]], Tensor],
-        epochs: int,
-        after_step: Callable[[], object] = lambda: None,
-    ) -> None:
-        """A loop as anyone would write it."""
-        images, labels = self.digits.train_images, self.digits.train_labels
-        shuffle = torch.Generator().manual_seed(self.seed)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps(epochs))
-        model.train()
-        for _ in range(epochs):
-            order = torch.randperm(len(labels), generator=shuffle)
-            for batch in order.split(self.config.batch_size):
-                loss = loss_of((images[batch], labels[batch]))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                decay.step()
-                after_step()
-                self.on_step()
-        model.eval()
-
-
-def _on_labels(model: nn.Module) -> Callable[[tuple[Tensor, Tensor]], Tensor]:
-    return lambda batch: F.cross_entropy(model(batch[0]), batch[1])
+RECIPES: Mapping[str, Recipe] = {
+    "mlp": Recipe(
+        summary="three Linear layers on 64 pixels",
+        build=mlp,
+        images=False,
+        width=1024,
+        teacher_width=2048,
+        epochs=20,
+        float_share=0.0,
+        pattern="4:32",
+        pruned=("2",),  # the first and last layers are too small for pruning to pay
+        rival=("torch dynamic int8", lambda model, images: dynamic_int8(model)),
+    ),
+    "cnn": Recipe(
+        summary="four 3x3 convolutions with BatchNorm on 8x8 images",
+        build=cnn,
+        images=True,
+        width=128,
+        teacher_width=192,
+        epochs=16,
+        float_share=0.75,
+        pattern="4:32",
+        pruned=("down.conv", "body?.conv"),
+        rival=("torch static int8", static_int8),
+        note="images in channels_last; BatchNorm folded into the weights on every runtime",
+    ),
+}

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparsekd.benchmark import MARK, Samples, format_ratio, format_times
+from sparsekd.convert import ConversionReport
 from sparsekd.environment import busy_note, where_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class QuickstartResult:
     Attributes:
         rows: the reference of the ratios is ``rows[reference]``, the engine's row the last.
         checks: name of each verification to its report, as JSON types; each has "ok".
-        conversion: which layer became what, as text.
+        conversion: which module of the compressed student became what.
         seconds: wall time of the whole run.
         notes: what could not be done, such as a picture without matplotlib.
         files: what was written.
@@ -107,7 +108,7 @@ class QuickstartResult:
     rows: tuple[ModelRow, ...]
     reference: int
     checks: Mapping[str, Mapping[str, Any]]
-    conversion: str
+    conversion: ConversionReport
     settings: Mapping[str, Any]
     environment: Mapping[str, Any]
     seconds: float
@@ -136,7 +137,7 @@ class QuickstartResult:
             "gains": self._gains(),
             "verified": self.verified,
             "checks": {name: dict(check) for name, check in self.checks.items()},
-            "conversion": self.conversion.splitlines(),
+            "conversion": self.conversion.to_dict(),
             "settings": dict(self.settings),
             "environment": dict(self.environment),
             "seconds": self.seconds,
@@ -151,8 +152,10 @@ class QuickstartResult:
         from rich.console import Group
 
         seeds = len(self.rows[0].correct)
-        head = f"UCI digits, {seeds} seed{'s' * (seeds > 1)}; {where_text(self.environment)}"
-        return Group(head, self._table(), *self._lines())
+        model = self.settings["model"]
+        head = f"UCI digits, {model}, {seeds} seed{'s' * (seeds > 1)}; "
+        head += where_text(self.environment)
+        return Group(head, self._table(), *self._lines(), self._coverage(), self._end())
 
     def _table(self) -> Table:
         """Two lines a row, so that it fits into 80 columns."""
@@ -207,6 +210,23 @@ class QuickstartResult:
         verdict = "equal to torch bit for bit" if self.verified else "NOT VERIFIED"
         lines.append(f"verification: {good} of {len(self.checks)} passed, {verdict}")
         notes = [*self.notes, busy_note(self.environment)]
-        lines += [f"note: {note}" for note in notes if note]
-        lines.append(f"{self.seconds:.0f} s; " + ", ".join(str(path) for path in self.files))
-        return lines
+        return lines + [f"note: {note}" for note in notes if note]
+
+    def _coverage(self) -> Table:
+        """Each module of the compressed student and what it runs on now."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("module", "kind", "runs on", "zeros", "why"):
+            justify: Literal["right", "left"] = "right" if name == "zeros" else "left"
+            table.add_column(name, justify=justify, no_wrap=name != "why")
+        for row in self.conversion.rows:
+            zeros = "" if row.sparsity is None else f"{row.sparsity:.1%}"
+            kind = row.kind.removeprefix("FakeQuant")
+            runs_on = f"{row.kernel} {row.scheme.split()[0]}" if row.scheme else row.kernel
+            table.add_row(row.name, kind, runs_on, zeros, row.reason)
+        return table
+
+    def _end(self) -> str:
+        return f"{self.seconds:.0f} s; " + ", ".join(str(path) for path in self.files)

@@ -7,23 +7,24 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from sparsekd import backend
-from sparsekd.bench.peers import dynamic_int8
 from sparsekd.benchmark import benchmark
-from sparsekd.convert import convert
+from sparsekd.convert import ConversionReport, convert
 from sparsekd.environment import environment, where_text
+from sparsekd.folding import FOLDABLE, find_folds, fold_
 from sparsekd.io import load, save
 from sparsekd.modules import weight_mask
 from sparsekd.quickstart.config import QuickstartConfig
 from sparsekd.quickstart.data import Digits, load_digits
-from sparsekd.quickstart.recipe import Trainer, correct, mlp
+from sparsekd.quickstart.recipe import Recipe
 from sparsekd.quickstart.result import ModelRow, QuickstartResult
+from sparsekd.quickstart.training import Trainer, correct
 from sparsekd.report import Series, accuracy_latency_picture
 from sparsekd.verify import verify
 
@@ -47,6 +48,12 @@ class _Run:
     @property
     def engine(self) -> nn.Module:
         return list(self.models.values())[-1]
+
+    @property
+    def coverage(self) -> ConversionReport:
+        report = self.engine.sparsekd_report
+        assert isinstance(report, ConversionReport)  # convert hangs it on its result
+        return report
 
 
 def quickstart(
@@ -75,44 +82,47 @@ def quickstart(
     backend.require()  # before the minute of training that would be lost
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    digits = load_digits()
-    with _deterministic():
-        runs = _train(digits, config, progress)
-        first = runs[0]
-        checks = {
-            f"seed {run.seed}": verify(run.engine, run.compressed, digits.test_images)
-            for run in runs
-        }
-        saved = folder / "student.safetensors"
-        save(first.engine, saved)
-        with torch.device("meta"):
-            empty = mlp(config.hidden)
-        loaded = load(saved, empty)
-        checks["saved and loaded"] = verify(loaded, first.compressed, digits.test_images)
-        right = _count_correct(runs, digits)
+    recipe = config.recipe()
+    digits = load_digits().as_images() if recipe.images else load_digits()
+    with _deterministic():  # training alone: torch's own int8 has no such mode
+        runs = _train(digits, recipe, config, progress)
+    first = runs[0]
+    checks = {
+        f"seed {run.seed}": verify(run.engine, run.compressed, digits.test_images) for run in runs
+    }
+    saved = folder / "student.safetensors"
+    save(first.engine, saved)
+    with torch.device("meta"):
+        empty = recipe.build(recipe.width)
+    loaded = load(saved, empty)
+    checks["saved and loaded"] = verify(loaded, first.compressed, digits.test_images)
+    right = _count_correct(runs, digits)
     result = QuickstartResult(
-        rows=_rows(first, right, saved.stat().st_size, digits, config),
+        rows=_rows(first, right, saved.stat().st_size, digits, config.rounds),
         reference=list(first.models).index(_REFERENCE),
         checks={name: report.to_dict() for name, report in checks.items()},
-        conversion=str(first.engine.sparsekd_report),
-        settings=asdict(config),
+        conversion=first.coverage,
+        settings=config.settled(),
         environment=environment(),
         seconds=time.perf_counter() - start,
+        notes=(recipe.note,) if recipe.note else (),
         files=(saved,),
     )
     return _write(result, folder)
 
 
-def _train(digits: Digits, config: QuickstartConfig, progress: bool) -> list[_Run]:
+def _train(digits: Digits, recipe: Recipe, config: QuickstartConfig, progress: bool) -> list[_Run]:
     """All models of all seeds, trained and converted."""
     from tqdm import tqdm
 
     runs = []
-    plan = Trainer(digits, config, config.seed)
-    steps = plan.steps(config.teacher_epochs) + 3 * plan.steps(config.epochs)
+    compressed_name = f"distilled + {recipe.pattern} + int8"
+    rival, make_rival = recipe.rival
+    plan = Trainer(digits, recipe, config.seed)
+    steps = plan.steps(recipe.teacher_epochs) + 3 * plan.steps(recipe.epochs)
     with tqdm(total=config.seeds * steps, unit="step", disable=None if progress else True) as bar:
         for seed in range(config.seed, config.seed + config.seeds):
-            train = Trainer(digits, config, seed, on_step=bar.update)
+            train = Trainer(digits, recipe, seed, on_step=bar.update)
 
             def say(what: str, seed: int = seed) -> None:
                 bar.set_description(f"seed {seed}: {what}")
@@ -123,17 +133,25 @@ def _train(digits: Digits, config: QuickstartConfig, progress: bool) -> list[_Ru
             labels_only = train.labels_only()
             say("distilled")
             distilled = train.distilled(teacher)
-            say(f"distilled + {config.pattern} + int8")
+            say(compressed_name)
             compressed = train.compressed(teacher)
+            for trained in (teacher, labels_only, distilled):
+                _fold_norms(trained)
             models: Models = {
                 ("teacher", "torch fp32"): teacher,
                 ("labels only", "torch fp32"): labels_only,
                 _REFERENCE: distilled,
-                ("distilled", "torch dynamic int8"): dynamic_int8(distilled),
-                (f"distilled + {config.pattern} + int8", "sparsekd"): convert(compressed),
+                ("distilled", rival): make_rival(distilled, digits.train_images),
+                (compressed_name, "sparsekd"): convert(compressed),
             }
             runs.append(_Run(seed, models, compressed))
     return runs
+
+
+def _fold_norms(model: nn.Module) -> None:
+    """Put each BatchNorm into the weights before it, as one who serves the model would."""
+    layers = [name for name, module in model.named_modules() if type(module) in FOLDABLE]
+    fold_(model, find_folds(model, layers)[0])
 
 
 def _count_correct(runs: list[_Run], digits: Digits) -> dict[tuple[str, str], tuple[int, ...]]:
@@ -150,18 +168,17 @@ def _rows(
     right: dict[tuple[str, str], tuple[int, ...]],
     engine_bytes: int,
     digits: Digits,
-    config: QuickstartConfig,
+    rounds: int,
 ) -> tuple[ModelRow, ...]:
     """Sizes and latencies of one seed's models, beside the accuracies of all seeds."""
     names = {f"{model}, {runtime}": model_ for (model, runtime), model_ in run.models.items()}
     cases = {f"batch {size}": _inputs(digits.test_images, size) for size in BATCHES}
-    times = benchmark(names, cases, rounds=config.rounds)
+    times = benchmark(names, cases, rounds=rounds)
     rows = []
     for (model, runtime), module in run.models.items():
         is_engine = module is run.engine
-        counted = run.compressed if is_engine else module
-        if runtime == "torch dynamic int8":
-            counted = run.models[_REFERENCE]  # its own weights are packed out of sight
+        # An int8 model of torch has its weights packed out of sight.
+        counted = run.compressed if is_engine else run.models[model, "torch fp32"]
         rows.append(
             ModelRow(
                 model,
@@ -179,8 +196,7 @@ def _rows(
 
 def _inputs(images: Tensor, size: int) -> list[Tensor]:
     """Different batches of that many images, taken around the test images."""
-    turned = [images.roll(-size * turn, dims=0)[:size].clone() for turn in range(_INPUTS)]
-    return turned
+    return [images.roll(-size * turn, dims=0)[:size].clone() for turn in range(_INPUTS)]
 
 
 def _kept(model: nn.Module) -> int:
@@ -215,7 +231,8 @@ def _write(result: QuickstartResult, folder: Path) -> QuickstartResult:
         picture = accuracy_latency_picture(
             series,
             folder / "quickstart.png",
-            title="UCI digits: accuracy against latency; area = file size",
+            title=f"UCI digits, {result.settings['model']}: accuracy against latency; "
+            "area = file size",
             subtitle=f"{where_text(result.environment)}; "
             f"accuracy: mean of {seeds} seed{'s' * (seeds > 1)}",
         )
@@ -230,10 +247,14 @@ def _write(result: QuickstartResult, folder: Path) -> QuickstartResult:
 @contextmanager
 def _deterministic() -> Iterator[None]:
     """The same accuracies for the same seed, and the caller's random state and mode untouched."""
-    mode = torch.are_deterministic_algorithms_enabled()
+    mode, settings = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic
+    fill = settings.fill_uninitialized_memory  # type: ignore[attr-defined]
     with torch.random.fork_rng(devices=[]):
         torch.use_deterministic_algorithms(True)
+        # It guards against reads that nothing here makes, for a tenth of the time.
+        settings.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
             torch.use_deterministic_algorithms(mode)
+            settings.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -67,6 +67,8 @@ def test_top_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_defaults_are_those_of_the_dataclasses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert argument_of(monkeypatch, "quickstart", ["quickstart"]) == QuickstartConfig()
+    cnn = argument_of(monkeypatch, "quickstart", ["quickstart", "--model", "cnn", "--epochs", "3"])
+    assert cnn == QuickstartConfig("cnn", epochs=3)
     assert argument_of(monkeypatch, "bench_linear", ["bench", "linear"]) == LinearBenchConfig()
     assert argument_of(monkeypatch, "bench_conv", ["bench", "conv"]) == ConvBenchConfig()
     assert argument_of(monkeypatch, "bench_model", ["bench", "model"]) == ModelBenchConfig()
@@ -107,6 +109,7 @@ def test_flags_and_yaml_fill_the_same_dataclass(
         (["quickstart", "--nope", "1"], "unrecognized arguments: --nope 1"),
         (["quickstart", "--seeds", "x"], "Got value: x (see sparsekd quickstart --help)"),
         (["bench", "linear", "--rounds", "two"], "Got value: two"),
+        (["quickstart", "--model", "rnn"], "['mlp', 'cnn']. Got value: rnn"),
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(
