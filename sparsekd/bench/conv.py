@@ -14,6 +14,7 @@ from sparsekd.bench.conv_ours import our_convolutions
 from sparsekd.bench.conv_peers import conv_peers
 from sparsekd.bench.conv_result import ConvBenchResult
 from sparsekd.bench.definitions import load_definitions
+from sparsekd.bench.drawings import draw
 from sparsekd.bench.isa import forced_isa
 from sparsekd.bench.journal import Journal, conditions
 from sparsekd.bench.limits import measure_limits
@@ -170,9 +171,16 @@ def bench_conv(config: ConvBenchConfig, *, progress: bool = True) -> ConvBenchRe
                 bar.done(_seconds(layer, batch, timing))
     names = {layer.title: found for layer, found in layers.items()}
     result = ConvBenchResult(tuple(journal.points.values()), settings, where, names=names)
-    files = result.write_all(folder)
+    files = (*result.write_all(folder), *draw(result, folder, _place))
     journal.close()
     return replace(result, files=files)
+
+
+def _place(point: Point) -> tuple[str, str]:
+    """A panel for each kind of kernel and batch, a line for the channels and size."""
+    kernel, rest = point.title.split(" ", 1)
+    layer, batch = rest.rsplit(", ", 1)
+    return f"{kernel}, {batch}", layer
 
 
 def _contenders(

@@ -23,21 +23,43 @@ _FP32 = "against the best dense fp32 of the others"
 
 _STUDIES = (
     Study(
+        "int8",
         f"int8, u8 in and out, {_NODE}",
         ("dense int8", "int8 n:32"),
         kind="dense int8",
         rate="vpdpbusd",
         floor_s=0.0,
     ),
-    Study("int8, u8 in and out, against our dense int8", ("int8 n:32",), own="dense int8",
-          floor_s=0.0),
-    Study(f"depthwise int8, u8 in and out, {_NODE}", ("depthwise int8",), kind="dense int8",
-          floor_s=0.0),
-    Study(f"fp32 modules {_FP32}", ("fp32 n:16", "fp32 n:16, NCHW"), kind="dense fp32",
-          rate="fma", floor_s=0.0),
-    Study(f"depthwise fp32 modules {_FP32}", ("depthwise fp32",), kind="dense fp32",
-          floor_s=0.0),
-)  # fmt: skip
+    Study(
+        "int8-dense",
+        "int8, u8 in and out, against our dense int8",
+        ("int8 n:32",),
+        own="dense int8",
+        floor_s=0.0,
+    ),
+    Study(
+        "depthwise",
+        f"depthwise int8, u8 in and out, {_NODE}",
+        ("depthwise int8",),
+        kind="dense int8",
+        floor_s=0.0,
+    ),
+    Study(
+        "fp32",
+        f"fp32 modules {_FP32}",
+        ("fp32 n:16", "fp32 n:16, NCHW"),
+        kind="dense fp32",
+        rate="fma",
+        floor_s=0.0,
+    ),
+    Study(
+        "depthwise-fp32",
+        f"depthwise fp32 modules {_FP32}",
+        ("depthwise fp32",),
+        kind="dense fp32",
+        floor_s=0.0,
+    ),
+)
 
 
 def _wide(point: Point) -> bool:

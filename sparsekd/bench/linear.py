@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sparsekd import backend
+from sparsekd.bench.drawings import draw
 from sparsekd.bench.isa import forced_isa
 from sparsekd.bench.journal import Journal, conditions
 from sparsekd.bench.limits import measure_limits
@@ -172,7 +173,7 @@ def bench_linear(config: LinearBenchConfig, *, progress: bool = True) -> LinearB
                     journal.add(_measure(point, problem, timing))
                 bar.done(point.seconds(timing))
     result = LinearBenchResult(tuple(journal.points.values()), settings, where)
-    files = result.write_all(folder)
+    files = (*result.write_all(folder), *draw(result, folder, _place))
     journal.close()
     return replace(result, files=files)
 
@@ -195,6 +196,12 @@ def run_linear(
         error_of=lambda engine, given, _: output_error(engine, given),
         bounds=ERROR_BOUNDS,
     )
+
+
+def _place(point: Point) -> tuple[str, str]:
+    """A panel for each layer, a line for the rows."""
+    rows = point.case["rows"]
+    return point.title.split("x", 1)[1], f"{rows} row{'s' * (rows != 1)}"
 
 
 def _problem(layer: Layer, config: LinearBenchConfig) -> LinearProblem:

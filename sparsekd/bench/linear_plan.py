@@ -55,12 +55,12 @@ class Layer:
     weights: str = "random"
 
     def title(self, rows: int) -> str:
-        """Such as "16 x 768 -> 3072"."""
-        text = f"{rows} x {self.inputs} -> {self.outputs}"
+        """Such as "16x768->3072"."""
+        text = f"{rows}x{self.inputs}->{self.outputs}"
         if self.weights == "random":
             return text
         part = self.weights.split("layer.")[1]
-        return f"{text} (MiniLM {part})"
+        return f"{text} {part.replace('.self', '').replace('.dense', '')}"
 
 
 @dataclass(frozen=True)

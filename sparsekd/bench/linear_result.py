@@ -21,13 +21,32 @@ _INT8, _FP32 = "against the best dense int8 of the others", "against the best de
 
 # Every comparison that the formats allow; those without points are left out.
 _STUDIES = (
-    Study(f"int8 {_INT8}", ("dense int8", "int8 n:32"), kind="dense int8", rate="vpdpbusd"),
-    Study(f"int8, any mask, {_INT8}", ("int8 any mask",), kind="dense int8", rate="vpdpbusd"),
-    Study(f"fp32 n:16 {_FP32} of the others", ("fp32 n:16",), kind="dense fp32", rate="fma"),
-    Study(f"fp32 n:32 {_FP32} of the others", ("fp32 n:32",), kind="dense fp32", rate="fma"),
-    Study(f"bf16 {_FP32} of the others", ("bf16 n:32",), kind="dense fp32"),
-    Study("bf16 against our fp32 n:32", ("bf16 n:32",), own="fp32 n:32"),
+    Study("int8", f"int8 {_INT8}", ("dense int8", "int8 n:32"), kind="dense int8", rate="vpdpbusd"),
     Study(
+        "int8-any",
+        f"int8, any mask, {_INT8}",
+        ("int8 any mask",),
+        kind="dense int8",
+        rate="vpdpbusd",
+    ),
+    Study(
+        "fp32-n16",
+        f"fp32 n:16 {_FP32} of the others",
+        ("fp32 n:16",),
+        kind="dense fp32",
+        rate="fma",
+    ),
+    Study(
+        "fp32-n32",
+        f"fp32 n:32 {_FP32} of the others",
+        ("fp32 n:32",),
+        kind="dense fp32",
+        rate="fma",
+    ),
+    Study("bf16", f"bf16 {_FP32} of the others", ("bf16 n:32",), kind="dense fp32"),
+    Study("bf16-fp32", "bf16 against our fp32 n:32", ("bf16 n:32",), own="fp32 n:32"),
+    Study(
+        "fp32-any",
         f"fp32, any mask, {_FP32} of the others",
         ("fp32 any mask", "csr fp32"),
         kind="dense fp32",

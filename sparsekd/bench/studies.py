@@ -41,6 +41,7 @@ class Study:
     """Families of ours against one yardstick.
 
     Attributes:
+        name: short, for files.
         families: each gives one column for every sparsity that was measured.
         kind: the yardstick is the fastest of the others of that kind; None:
         own: it is our family of this name, at the same sparsity or dense.
@@ -48,6 +49,7 @@ class Study:
         floor_s: yardsticks below it are no part of a mean.
     """
 
+    name: str
     title: str
     families: tuple[str, ...]
     kind: Kind | None = None

@@ -91,7 +91,11 @@ class StudyResult(BenchResult):
         yield from absent_lines(self.points)
         yield where_text(self.environment)
         floors = {1e6 * study.floor_s for study in self.studies if study.floor_s}
-        means = "".join(f"; means: where the yardstick needs {floor:.0f} µs" for floor in floors)
+        means = "".join(
+            f"; means are geometric, over points whose yardstick needs {floor:.0f} µs; as fast: "
+            "points below that where ours is at least as fast"
+            for floor in floors
+        )
         yield (
             f"cells: median ms and time of the yardstick over ours; {MARK} we are slower; ±%: half "
             f"of p10 to p90, the widest of the line{means}"

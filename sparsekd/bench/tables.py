@@ -48,10 +48,10 @@ def study_table(study: Study, points: Sequence[Point], groups: Sequence[Group]) 
     alone = len({column.family for column in columns if column.sparsity is not None}) < 2
     table = new_table(study.title)
     table.add_column("")
-    table.add_column("yardstick, ms", justify="right", no_wrap=True)
-    table.add_column("±%", justify="right", no_wrap=True)
+    table.add_column("yardstick, ms", justify="right")
+    table.add_column("±%", justify="right")
     for column in columns:
-        table.add_column(column.label(alone=alone), justify="right", no_wrap=True)
+        table.add_column(column.label(alone=alone), justify="right")
     for point in rows:
         bases = [study.yardstick(point, column) for column in columns]
         base = next(filter(None, bases), None)
@@ -84,11 +84,11 @@ def summary_rows(
         found = [study.summary(points, column, group) for column in columns]
         if any(s and s.points for s in found):
             means = [format_ratio(s.mean) if s and s.mean else "-" for s in found]
-            yield f"geometric mean, {group[0]}", means
+            yield f"mean, {group[0]}", means
             least = [format_ratio(s.smallest) if s and s.smallest else "-" for s in found]
-            yield f"smallest, {group[0]}", least
+            yield f"least, {group[0]}", least
         if any(s and s.below for s in found) and len(seen) == 1:
-            floor = f"under {1e6 * study.floor_s:.0f} µs: as fast"
+            floor = f"as fast, <{1e6 * study.floor_s:.0f} µs"
             yield floor, [f"{s.as_fast} of {s.below}" if s else "-" for s in found]
 
 
@@ -100,7 +100,7 @@ def share_table(study: Study, points: Sequence[Point]) -> Table:
     table.add_column("")
     table.add_column("rate, G/s", justify="right")
     for column in columns:
-        table.add_column(column.label(alone=alone), justify="right", no_wrap=True)
+        table.add_column(column.label(alone=alone), justify="right")
     for point in rows:
         limit = point.rate(study.rate)
         if limit is not None:
@@ -188,4 +188,11 @@ def new_table(title: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # Cells may wrap between time and ratio, where there is no room; they are never cut.
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )

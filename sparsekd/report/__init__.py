@@ -1,6 +1,20 @@
 """How results are shown: tables on the terminal, pictures in files."""
 
+from sparsekd.report.bench_pictures import (
+    Panel,
+    RooflinePoint,
+    roofline_picture,
+    speedup_picture,
+)
 from sparsekd.report.console import show
 from sparsekd.report.pictures import Series, accuracy_latency_picture
 
-__all__ = ["Series", "accuracy_latency_picture", "show"]
+__all__ = [
+    "Panel",
+    "RooflinePoint",
+    "Series",
+    "accuracy_latency_picture",
+    "roofline_picture",
+    "show",
+    "speedup_picture",
+]

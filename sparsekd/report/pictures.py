@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Series", "accuracy_latency_picture"]
+__all__ = ["COLOURS", "Series", "accuracy_latency_picture", "new_figure"]
 
-# Okabe and Ito (2008): distinct for colour-blind readers too.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+#: Okabe and Ito (2008): distinct for colour-blind readers too.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 _AREA_OF_LARGEST = 1400.0  # points^2
 _AREA_OF_SMALLEST = 30.0  # so that a tiny file still shows
 _ALPHA = 0.7
@@ -56,16 +56,11 @@ def accuracy_latency_picture(
     cases = list(series[0].latency_s)
     if any(list(entry.latency_s) != cases for entry in series):
         raise ValueError("all series of a picture must have the same cases")
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise ImportError(
-            "matplotlib is not installed: pip install 'sparsekd[report]' draws the picture"
-        ) from error
     legend_rows = (len(series) + 1) // 2
     height = 5.0 + 0.24 * legend_rows  # inches
-    figure = Figure(figsize=(4.1 * len(cases) + 0.5, height), dpi=140)
+    figure = new_figure((4.1 * len(cases) + 0.5, height))
+    from matplotlib.lines import Line2D
+
     panels = figure.subplots(1, len(cases), sharey=True, squeeze=False)[0]
     for panel, case in zip(panels, cases, strict=True):
         _draw_panel(panel, series, case)
@@ -82,6 +77,21 @@ def accuracy_latency_picture(
     figure.subplots_adjust(left=0.07, right=0.985, top=1 - 1.0 / height, bottom=bottom, wspace=0.06)
     figure.savefig(path)
     return Path(path)
+
+
+def new_figure(size: tuple[float, float]) -> Any:
+    """An empty figure, of a size in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "matplotlib is not installed: pip install 'sparsekd[report]' draws the picture"
+        ) from error
+    return Figure(figsize=size, dpi=140)
 
 
 def _draw_panel(panel: Any, series: Sequence[Series], case: str) -> None:
@@ -110,7 +120,7 @@ def _draw_panel(panel: Any, series: Sequence[Series], case: str) -> None:
 
 
 def _colours(series: Sequence[Series]) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(len(series))]
+    return [COLOURS[i % len(COLOURS)] for i in range(len(series))]
 
 
 def _size(count: int) -> str:

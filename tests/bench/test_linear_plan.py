@@ -77,7 +77,7 @@ def test_trained_layers() -> None:
     assert len(layers) == 1 + len(TRAINED)
     up = Layer(384, 1536, "encoder.encoder.layer.2.intermediate.dense")
     assert up in layers
-    assert up.title(8) == "8 x 384 -> 1536 (MiniLM 2.intermediate.dense)"
+    assert up.title(8) == "8x384->1536 2.intermediate"
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the source tree")

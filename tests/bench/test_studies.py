@@ -11,7 +11,7 @@ from sparsekd.bench.record import Entry, Point
 from sparsekd.bench.studies import Column, Study, fit, geometric_mean
 from sparsekd.benchmark import Samples
 
-STUDY = Study("s", ("int8 n:32",), kind="dense int8", rate="vpdpbusd")
+STUDY = Study("s", "s", ("int8 n:32",), kind="dense int8", rate="vpdpbusd")
 HALF = Column("int8 n:32", 0.5)
 
 
@@ -62,7 +62,7 @@ def test_share_of_the_measured_rate() -> None:
 
 
 def test_yardstick_of_our_own_has_the_same_sparsity_or_none() -> None:
-    study = Study("s", ("bf16",), own="fp32")
+    study = Study("s", "s", ("bf16",), own="fp32")
     entries = (
         entry("sparse fp32", 30, "fp32", 0.5),
         entry("sparse fp32", 10, "fp32", 0.75),
