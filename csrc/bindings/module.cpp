@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bindings/arrays.h"
+#include "core/buffer.h"
 #include "dispatch/dispatch.h"
 #include "source_hash.h"
 
@@ -49,6 +50,9 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def("set_isa", &skd::set_isa, "name"_a);
   m.def("cpu_features", &skd::cpu_features);
   m.def("openmp_library", &openmp_library);
+  m.def("buffer_bytes",
+        [] { return std::make_pair(skd::BufferBytes::held(), skd::BufferBytes::most()); });
+  m.def("restart_buffer_bytes", &skd::BufferBytes::restart);
 
   skd::bind_direct(m);
   skd::bind_linear_s8(m);

@@ -1,6 +1,7 @@
 // An owned array that starts on a cache line. Contents are not initialised.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -10,6 +11,25 @@
 #include "core/sizes.h"
 
 namespace skd {
+
+// What all Buffers hold, in bytes: memory bounds are measured with it. Only allocations touch it,
+// and calls reuse their scratch.
+class BufferBytes {
+ public:
+  static void add(std::int64_t bytes) {
+    const std::int64_t now = held_.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+    std::int64_t most = most_.load(std::memory_order_relaxed);
+    while (now > most && !most_.compare_exchange_weak(most, now, std::memory_order_relaxed)) {
+    }
+  }
+  static std::int64_t held() { return held_.load(std::memory_order_relaxed); }
+  // The most since the last restart().
+  static std::int64_t most() { return most_.load(std::memory_order_relaxed); }
+  static void restart() { most_.store(held(), std::memory_order_relaxed); }
+
+ private:
+  static inline std::atomic<std::int64_t> held_{0}, most_{0};
+};
 
 template <class T>
 class Buffer {
@@ -21,6 +41,7 @@ class Buffer {
     const std::int64_t bytes = checked_mul(size, sizeof(T));
     if (bytes > 0) {
       data_ = static_cast<T*>(::operator new(static_cast<std::size_t>(bytes), kAlign));
+      BufferBytes::add(bytes);
     }
   }
   static Buffer copy_of(const T* source, std::int64_t size) {
@@ -34,7 +55,9 @@ class Buffer {
     return zero;
   }
   ~Buffer() {
-    if (data_ != nullptr) ::operator delete(data_, kAlign);
+    if (data_ == nullptr) return;
+    BufferBytes::add(-size_ * static_cast<std::int64_t>(sizeof(T)));
+    ::operator delete(data_, kAlign);
   }
   Buffer(Buffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
@@ -45,6 +68,16 @@ class Buffer {
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
+
+  // Room for `size` elements, in scratch that is kept from call to call. Contents are lost; what
+  // was held is freed first.
+  T* reserve(std::int64_t size) {
+    if (size_ < size) {
+      *this = Buffer();
+      *this = Buffer(size);
+    }
+    return data_;
+  }
 
   T* data() { return data_; }
   const T* data() const { return data_; }

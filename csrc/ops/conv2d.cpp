@@ -155,8 +155,7 @@ struct Scratch {
 
   template <class T>
   static T* at_least(Buffer<T>& buffer, std::int64_t size) {
-    if (buffer.size() < size) buffer = Buffer<T>(size);
-    return buffer.data();
+    return buffer.reserve(size);
   }
 };
 

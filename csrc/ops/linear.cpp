@@ -31,10 +31,14 @@ struct Scratch {
   Buffer<float> scales;
 
   void reserve(std::int64_t bytes, std::int64_t rows) {
-    if (u.size() < bytes) u = Buffer<std::uint8_t>(bytes);
-    if (scales.size() < rows) scales = Buffer<float>(rows);
+    u.reserve(bytes);
+    scales.reserve(rows);
   }
 };
+
+std::int64_t u_stride_of(std::int64_t inputs) {
+  return round_up(std::max<std::int64_t>(inputs, 1), Buffer<char>::kAlignment);
+}
 
 template <class Weight>
 struct Job {
@@ -47,7 +51,7 @@ struct Job {
   Activation activation;
 
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
-  std::int64_t u_stride = round_up(std::max<std::int64_t>(inputs, 1), Buffer<char>::kAlignment);
+  std::int64_t u_stride = u_stride_of(inputs);
   int tile_rows = preferred_rows(table, weight);
   // What a kernel can finish from its registers.
   bool simple = activation == Activation::none || activation == Activation::relu;
@@ -112,7 +116,7 @@ void run(const Job<Weight>& job) {
   const std::int64_t weight_bytes = job.weight.bytes_per_slice() * job.slices;
   if (!worth_threads(weight_bytes + 8 * job.inputs, rows)) threads = 1;
 
-  const bool few_rows = rows <= kFewRows;
+  const bool few_rows = copy_for_each_thread(rows, job.u_stride);
   // Few rows: each thread quantizes them all for itself, which saves the barrier.
   const std::int64_t copies = few_rows ? threads : 1;
   scratch.reserve(checked_mul(checked_mul(rows, job.u_stride), copies), checked_mul(rows, copies));
@@ -188,8 +192,12 @@ void LinearS8::forward(const LinearCall& call, const KernelTable* table) const {
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
   std::visit(
       [&](const auto& weight) {
-        run(Job<std::decay_t<decltype(weight)>>{weight, chosen, call, quant_, scale_.data(),
-                                                has_bias_ ? bias_.data() : nullptr, activation_});
+        using Weight = std::decay_t<decltype(weight)>;
+        const float* const bias = has_bias_ ? bias_.data() : nullptr;
+        const std::int64_t beside = u_stride_of(weight.inputs()) - weight.inputs() + 4;
+        for_each_pass(call, rows_of_pass(beside), [&](const LinearCall& pass) {
+          run(Job<Weight>{weight, chosen, pass, quant_, scale_.data(), bias, activation_});
+        });
       },
       weight_);
 }

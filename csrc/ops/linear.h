@@ -36,6 +36,18 @@ struct LinearCall {
   int threads;
 };
 
+// Calls body(part of the call) for `rows` rows at a time.
+template <class Body>
+void for_each_pass(const LinearCall& call, std::int64_t rows, const Body& body) {
+  LinearCall pass = call;
+  for (std::int64_t r = 0; r < call.rows; r += rows) {
+    pass.rows = call.rows - r < rows ? call.rows - r : rows;
+    pass.x = call.x + r * call.x_stride;
+    pass.y = call.y + r * call.y_stride;
+    body(pass);
+  }
+}
+
 class LinearS8 {
  public:
   using Weight = std::variant<WindowedS8Weight, DenseS8Weight>;

@@ -127,8 +127,7 @@ struct Job {
 // Scratch of one call, kept by the calling thread for the next one.
 float* scratch_of(std::int64_t floats) {
   thread_local Buffer<float> scratch;
-  if (scratch.size() < floats) scratch = Buffer<float>(floats);
-  return scratch.data();
+  return scratch.reserve(floats);
 }
 
 void run(const Job& job, int threads) {

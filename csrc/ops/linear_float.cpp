@@ -19,6 +19,11 @@ void accumulate(const KernelTable& table, const WindowedBf16Weight& weight, cons
   table.linear_windowed_bf16(weight.view(), tile);
 }
 
+// bf16 rows fill whole lines.
+std::int64_t scratch_stride_of(std::int64_t inputs) {
+  return round_up(std::max<std::int64_t>(inputs, 1), 32);
+}
+
 template <class Weight>
 struct Job {
   static constexpr bool kRounded = std::is_same_v<Weight, WindowedBf16Weight>;
@@ -31,7 +36,7 @@ struct Job {
   Activation activation;
 
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
-  std::int64_t scratch_stride = round_up(std::max<std::int64_t>(inputs, 1), 32);  // whole lines
+  std::int64_t scratch_stride = scratch_stride_of(inputs);
 
   void round_rows(Range rows, std::uint16_t* scratch) const {
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -83,12 +88,12 @@ void run(const Job<Weight>& job) {
   int threads = usable_threads(job.call.threads);
   if (!worth_threads(job.weight.bytes_per_slice() * job.slices, rows)) threads = 1;
 
-  const bool few_rows = rows <= kFewRows;
+  const bool few_rows = copy_for_each_thread(rows, 2 * job.scratch_stride);
   if constexpr (Job<Weight>::kRounded) {
     // Few rows: each thread rounds them all for itself, which saves the barrier.
     const std::int64_t size =
         checked_mul(checked_mul(rows, job.scratch_stride), few_rows ? threads : 1);
-    if (kept.size() < size) kept = Buffer<std::uint16_t>(size);
+    kept.reserve(size);
   }
   std::uint16_t* const scratch = kept.data();
 
@@ -137,8 +142,13 @@ void LinearFloat::forward(const LinearCall& call, const KernelTable* table) cons
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
   std::visit(
       [&](const auto& weight) {
-        run(Job<std::decay_t<decltype(weight)>>{weight, chosen, call,
-                                                has_bias_ ? bias_.data() : nullptr, activation_});
+        using Work = Job<std::decay_t<decltype(weight)>>;
+        const float* const bias = has_bias_ ? bias_.data() : nullptr;
+        const std::int64_t padding = 2 * (scratch_stride_of(weight.inputs()) - weight.inputs());
+        const std::int64_t rows = Work::kRounded ? rows_of_pass(padding + 1) : call.rows;
+        for_each_pass(call, rows, [&](const LinearCall& pass) {
+          run(Work{weight, chosen, pass, bias, activation_});
+        });
       },
       weight_);
 }

@@ -21,6 +21,15 @@ inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows) {
   return bytes_per_row >= kParallelBytes / rows;
 }
 
+// Scratch of a Linear call: rows x inputs in the kernel's type and at most 64 KB a thread. So few
+// rows are copied for each thread only while they are short,
+inline bool copy_for_each_thread(std::int64_t rows, std::int64_t row_bytes) {
+  return rows <= kFewRows && row_bytes <= (48 << 10) / rows;
+}
+// and many rows go in passes, because each has some bytes beside its inputs: padding to whole lines
+// and a scale.
+inline std::int64_t rows_of_pass(std::int64_t bytes_beside) { return (64 << 10) / bytes_beside; }
+
 // Rows cut into nearly equal tiles (9 = 5 + 4, never 8 + 1: each tile streams the weights once).
 struct RowTiles {
   Range rows;
