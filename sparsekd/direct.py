@@ -74,7 +74,7 @@ def direct_call(handle: Any, tensors: tuple[Tensor | None, ...], *dims: int) -> 
     Returns:
         ``call(x, buffers)``: the output, or None for everything but a plain fp32 tensor of the
         right shape, in a memory format that the layer reads in place, with nothing active that has
-        to see the call. A torch without DLPack's C functions (before 2.11) gets :func:`declined`.
+        to see the call. A torch without DLPack's C functions gets :func:`declined`.
     """
     return handle.direct(_torch(), tensors, *dims) if _torch().can_read else declined
 

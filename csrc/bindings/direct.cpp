@@ -54,6 +54,25 @@ int (*reader_of(const py::type& tensor))(void*, dlpack::Tensor*) {
   return api == nullptr ? nullptr : api->from_python;
 }
 
+// Whether these very objects are the dictionary's values, in order.
+bool holds(PyObject* dictionary, const std::vector<PyObject*>& objects) {
+  std::size_t index = 0;
+  bool same = true;
+  Py_ssize_t position = 0;
+  PyObject* value = nullptr;
+#if PY_VERSION_HEX >= 0x030D0000  // where there is no GIL, another thread may write to it
+  Py_BEGIN_CRITICAL_SECTION(dictionary);
+#endif
+  while (same && PyDict_Next(dictionary, &position, nullptr, &value) != 0) {
+    same = index < objects.size() && value == objects[index];
+    ++index;
+  }
+#if PY_VERSION_HEX >= 0x030D0000
+  Py_END_CRITICAL_SECTION();
+#endif
+  return same && index == objects.size();
+}
+
 void destroy_layer(PyObject* capsule) {
   delete static_cast<DirectLayer*>(PyCapsule_GetPointer(capsule, kLayerCapsule));
 }
@@ -153,13 +172,7 @@ py::object DirectLayer::call(PyObject* x, PyObject* buffers) const {
 }
 
 bool DirectLayer::is_current(PyObject* buffers) const {
-  std::size_t index = 0;
-  Py_ssize_t position = 0;
-  PyObject* buffer = nullptr;
-  while (PyDict_Next(buffers, &position, nullptr, &buffer) != 0) {
-    if (index == tensors_.size() || buffer != tensors_[index++]) return false;
-  }
-  if (index != tensors_.size()) return false;
+  if (!holds(buffers, tensors_)) return false;
   for (const auto& [tensor, version] : versions_) {
     if (torch_->version(tensor) != version) return false;
   }
