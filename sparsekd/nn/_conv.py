@@ -153,6 +153,21 @@ class _ConvNd(EngineModule):
         )
         return self._fill_float(layer, self.weight_dequantized())
 
+    def _fresh(self: _Conv, scheme: Scheme, kernel: str) -> _Conv:
+        return type(self)(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.bias is not None,
+            scheme=scheme,
+            kernel=kernel,
+            activation=self.activation,
+        )
+
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
         parts.append(f"stride={self.stride}")

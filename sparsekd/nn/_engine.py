@@ -141,6 +141,34 @@ class EngineModule(nn.Module):
         self._buffers.update(copies)
         self._cached = cached
 
+    def repacked(
+        self, kernel: str, *, window: int | None = None, weight: Tensor | None = None
+    ) -> Any:
+        """This layer, a new one, with its weight in the format of another kernel of its scheme.
+
+        Integers, scales, bias and input range stay, so an int8 layer gives the same bits.
+
+        Args:
+            window: of windowed fp32, 16 or 32; None takes the cheaper one for the weight.
+            weight: in place of the own one; shape and dtype as ``packed_weight()`` gives them.
+
+        Raises:
+            ValueError: a kernel that the scheme does not have or that does not serve this layer.
+        """
+        weight = self.packed_weight() if weight is None else weight
+        scheme: Scheme = self.scheme
+        if isinstance(scheme, Fp32) and kernel == "windowed":
+            window = window or backend.cheaper_window(weight, self._groups)
+            scheme = Fp32(16 if window == 16 else 32)
+        twin = self._fresh(scheme, kernel)
+        rest = {k: v for k, v in self._buffers.items() if k not in self._format.tensors}
+        twin.set_packed({**twin._pack(weight), **rest})
+        return twin.train(self.training)
+
+    def _fresh(self, scheme: Scheme, kernel: str) -> EngineModule:
+        """A new layer of the same sizes, bias and activation."""
+        raise NotImplementedError
+
     def packed_weight(self) -> Tensor:
         """The stored weight [outputs, taps, channels of a group]: int8, or fp32."""
         packed = {key: self._tensor(key) for key in self._format.tensors}

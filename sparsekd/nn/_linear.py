@@ -150,6 +150,16 @@ class Linear(EngineModule):
         filled: nn.Linear = self._fill_float(layer, self.weight_dequantized())
         return filled
 
+    def _fresh(self, scheme: Scheme, kernel: str) -> Linear:
+        return Linear(
+            self.in_features,
+            self.out_features,
+            self.bias is not None,
+            scheme=scheme,
+            kernel=kernel,
+            activation=self.activation,
+        )
+
     def extra_repr(self) -> str:
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}, {self._describe()}"
