@@ -145,7 +145,7 @@ def measure(
     plans = {name: _plan(run, calls, min_block_s, max_block_s) for name, run in engines.items()}
     names = list(engines)
     kept: dict[str, list[float]] = {name: [] for name in names}
-    with _without_gc():
+    with without_gc():
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
@@ -185,7 +185,7 @@ def _block(run: Callable[[], object], calls: int, repeats: int) -> list[float]:
 
 
 @contextmanager
-def _without_gc() -> Iterator[None]:
+def without_gc() -> Iterator[None]:
     """Keep the collector from running inside a timing."""
     enabled = gc.isenabled()
     gc.disable()

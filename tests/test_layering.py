@@ -36,12 +36,13 @@ PYTHON = {
     "environment": {"backend"},
     "benchmark": {"environment", "spec"},
     "doctor": {"backend", "environment"},
-    "convert": {*_ENGINE, *_WIRING, "nn"},
+    "choice": {*_ENGINE, "benchmark", "environment"},  # times modules, does not make them
+    "convert": {*_ENGINE, *_WIRING, "nn", "choice"},
     "comparison": set(),  # what a verification found
     "rounding": {*_DATA, "nn"},  # the bound of float layers
     "verify": {*_ENGINE, *_WIRING, "nn", "comparison", "rounding"},
-    "tune": {*_ENGINE, "nn", "benchmark"},
-    "io": {*_ENGINE, *_WIRING, "nn", "convert"},
+    "tune": {*_ENGINE, "nn", "choice", "convert"},
+    "io": {*_ENGINE, *_WIRING, "nn", "choice", "convert", "tune"},
     "report": {"benchmark", "environment", "spec"},
 }
 _LIBRARY = set(PYTHON)
@@ -60,7 +61,9 @@ LIGHT = {
     "prune",
     "quantize",
     "nn",
+    "choice",
     "convert",
+    "tune",
     "verify",
     "environment",
 }
