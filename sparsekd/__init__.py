@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sparsekd.benchmark import benchmark
     from sparsekd.convert import convert, to_float
     from sparsekd.io import load, save
+    from sparsekd.tune import tune
     from sparsekd.verify import verify
 
 __version__: str
@@ -36,6 +37,7 @@ _HOME = {
     "load": "sparsekd.io",
     "save": "sparsekd.io",
     "to_float": "sparsekd.convert",
+    "tune": "sparsekd.tune",
     "verify": "sparsekd.verify",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "quantize",
     "save",
     "to_float",
+    "tune",
     "verify",
 ]
 

@@ -20,6 +20,7 @@ FUNCTIONS = {
     "load": "sparsekd.io",
     "save": "sparsekd.io",
     "to_float": "sparsekd.convert",
+    "tune": "sparsekd.tune",
     "verify": "sparsekd.verify",
 }
 MODULES = ("backend", "distill", "nn", "prune", "quantize")
@@ -40,6 +41,10 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "convert": (
         {"model": REQUIRED, "example_inputs": None},
         {"scheme": "auto", "kernel": "auto", "inplace": False},
+    ),
+    "tune": (
+        {"model": REQUIRED, "example_inputs": REQUIRED},
+        {"scheme": "auto", "allow_float": False, "break_even": False},
     ),
     "verify": ({"converted": REQUIRED, "reference": REQUIRED, "inputs": REQUIRED}, {}),
     "save": ({"model": REQUIRED, "path": REQUIRED}, {}),

@@ -1,34 +1,37 @@
-"""Which kernel a layer gets: a rule of thumb where none was asked for.
+"""Which kernel a layer gets where nothing was measured: rules of thumb, and the report says so.
 
-The rules look at the weight alone and not at the CPU, so that a model always converts to the same
-file; nothing here is measured, and the report says so.
+Where a sparse kernel begins to win depends on the instruction set, so the rules look at the one in
+use; docs/kernels.md has the figures behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from sparsekd import backend
-from sparsekd.convert._kinds import EngineLayer, TorchLayer
-from sparsekd.modules import weight_mask
+from sparsekd.choice import Option
+from sparsekd.convert._kinds import is_depthwise, is_pointwise
+from sparsekd.convert._parts import TORCH, Part
 from sparsekd.spec import Fp32, Int8, Scheme
 
-__all__ = ["KERNELS", "check_kernel", "choose", "is_pointwise", "sparsity_of"]
+__all__ = ["KERNELS", "check_kernel", "choose"]
 
 KERNELS = ("auto", "windowed", "dense", "depthwise", "csr", "torch")
 
-# A windowed group of 16 outputs x 4 inputs stores a position beside each value, so up to half of
-# dense's groups it takes no more bytes; with AVX512-VBMI that is also about where it becomes the
-# faster one. Older instruction sets cross over at fewer groups.
-_WINDOWED_SHARE = 0.5
+# Groups of 16 outputs x 4 inputs that the windowed int8 form may fill, as a share of all, which is
+# what dense fills: 0.5 is an n:m mask of 50 %. It is the faster one from there on with AVX512-VBMI;
+# without, a window takes two to four shuffles instead of one, and with VNNI alone dense has an
+# instruction more than windowed can use. Beyond 0.5 it would take more bytes as well.
+_WINDOWED_SHARE = {
+    "avx512_bf16": 0.5,
+    "avx512_vbmi": 0.5,
+    "avx512_vnni": 0.1,
+    "avx512": 0.28,
+    "avx2": 0.35,
+    "scalar": 0.5,
+}
 _WINDOWED_ZEROS = 0.60  # fp32 and bf16, against torch's dense layer
 _CSR_ZEROS = 0.95  # fp32; from here on padding in the steps of windowed costs more than indices
-
-Builder = Callable[[str], EngineLayer]
 
 
 def check_kernel(scheme: Scheme, kernel: str, where: str = "") -> None:
@@ -46,87 +49,49 @@ def check_kernel(scheme: Scheme, kernel: str, where: str = "") -> None:
         )
 
 
-def choose(
-    layer: TorchLayer, scheme: Scheme, build: Builder, *, was_sparse: bool = False
-) -> tuple[EngineLayer | None, str]:
-    """The engine layer by the rule of thumb, None to leave the layer to torch, and the reason.
-
-    Args:
-        layer: with a plain weight, BatchNorm folded.
-        build: makes the engine layer with a kernel.
-        was_sparse: the weight came as a sparse tensor, so that torch's dense layer is no rival.
-    """
-    if isinstance(scheme, Int8):
-        return _int8(layer, build)
-    zeros = sparsity_of(layer) or 0.0
+def choose(part: Part) -> tuple[Option, str]:
+    """The option by the rule of thumb, and the reason."""
+    if isinstance(part.scheme, Int8):
+        return _int8(part)
+    zeros = 1.0 - part.kept
     reason = f"{zeros:.0%} of the weights are zero (not measured)"
-    if isinstance(scheme, Fp32) and _is_depthwise(layer):
-        return build("depthwise"), "every channel is a group of its own (not measured)"
-    csr = isinstance(scheme, Fp32) and is_pointwise(layer)
+    depthwise = is_depthwise(part.layer)
+    if isinstance(part.scheme, Fp32) and depthwise:
+        return Option("depthwise"), "every channel is a group of its own (not measured)"
+    csr = isinstance(part.scheme, Fp32) and is_pointwise(part.layer)
     if csr and zeros >= _CSR_ZEROS:
-        return build("csr"), reason
-    if zeros >= _WINDOWED_ZEROS and not _is_depthwise(layer):
-        return build("windowed"), reason
-    if csr and was_sparse:
-        return build("csr"), f"its weight is a sparse tensor; {reason}"
-    name = type(scheme).__name__.lower()
-    return None, f"{reason}: too few for a sparse {name} kernel, torch's dense one stays"
+        return Option("csr"), reason
+    if zeros >= _WINDOWED_ZEROS and not depthwise:
+        return Option("windowed"), reason
+    if csr and part.was_sparse:
+        return Option("csr"), f"its weight is a sparse tensor; {reason}"
+    name = type(part.scheme).__name__.lower()
+    return TORCH, f"{reason}: too few for a sparse {name} kernel, torch's dense one stays"
 
 
-def is_pointwise(layer: nn.Module) -> bool:
-    """A Linear or a convolution that is one: 1x1, stride 1, no padding, one group."""
-    if isinstance(layer, nn.Linear):
-        return True
-    assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
-    padding = (0,) if layer.padding == "valid" or layer.padding == "same" else layer.padding
-    ones = {*layer.kernel_size, *layer.stride, layer.groups}
-    return ones == {1} and not any(p != 0 for p in padding)
-
-
-def sparsity_of(module: nn.Module) -> float | None:
-    """Share of zeros in a weight, masks applied; None without one, or without data."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, torch.Tensor) or is_lazy(weight):
-        return None
-    if weight.is_meta or weight.layout is not torch.strided:
-        return None
-    if weight.dim() < 2 or weight.numel() == 0:
-        return None
-    kept, mask = weight.detach().ne(0), weight_mask(module)
-    return 1.0 - float((kept if mask is None else kept & mask.ne(0)).float().mean())
-
-
-def _int8(layer: TorchLayer, build: Builder) -> tuple[EngineLayer, str]:
-    if _is_depthwise(layer):
-        return build("depthwise"), "every channel is a group of its own (not measured)"
-    channels = layer.weight.shape[1]
-    if isinstance(layer, nn.Conv2d | nn.Conv1d) and channels < 4:
+def _int8(part: Part) -> tuple[Option, str]:
+    if is_depthwise(part.layer):
+        return Option("depthwise"), "every channel is a group of its own (not measured)"
+    channels = part.shape[2]
+    if isinstance(part.layer, nn.Conv2d | nn.Conv1d) and channels < 4:
         reason = f"{channels} channels of a group do not fill one group of inputs (not measured)"
-        return build("dense"), reason
-    kept = 1.0 - (sparsity_of(layer) or 0.0)
-    if kept > _WINDOWED_SHARE:  # then its windowed form can not be small enough either
-        return build("dense"), f"{kept:.0%} of the weights kept (not measured)"
-    windowed = build("windowed")
-    share = _packed_share(layer, windowed)
-    reason = f"packs into {share:.1%} of dense's groups (not measured)"
-    if share <= _WINDOWED_SHARE:
-        return windowed, reason
-    return build("dense"), f"windowed {reason}"
+        return Option("dense"), reason
+    isa = backend.isa()
+    most = _WINDOWED_SHARE[isa]
+    if part.kept > most:  # then its windowed form can not be small enough either
+        reason = f"{part.kept:.0%} of the weights kept, too many for windowed on {isa}"
+        return Option("dense"), f"{reason} (not measured)"
+    share = _packed_share(part)
+    reason = f"packs into {share:.1%} of dense's groups"
+    if share <= most:
+        return Option("windowed"), f"{reason} (not measured)"
+    return Option("dense"), f"windowed {reason}, too many on {isa} (not measured)"
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, (nn.Conv1d, nn.Conv2d))
-        and layer.in_channels == layer.out_channels == layer.groups
-        and layer.groups > 1
-    )
-
-
-def _packed_share(layer: TorchLayer, windowed: EngineLayer) -> float:
+def _packed_share(part: Part) -> float:
     """Groups of 16 outputs x 4 inputs in the windowed form over those of the dense form."""
-    outputs, channels = layer.weight.shape[:2]
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    taps = layer.weight[0, 0].numel() if outputs and channels else 1
+    outputs, taps, channels = part.shape
+    groups = part.groups
     dense = groups * -(-(outputs // groups) // 16) * taps * -(-channels // 4)
-    steps = windowed._buffers["values"]
+    steps = part.engine(Option("windowed"))._buffers["values"]
     return 0.0 if steps is None else steps.shape[0] / max(dense, 1)

@@ -8,8 +8,21 @@ from typing import Final
 from torch import nn
 
 from sparsekd.nn import Conv1d, Conv2d, Linear
+from sparsekd.spec import Int8, Scheme
 
-__all__ = ["ENGINES", "LAYERS", "EngineLayer", "Sizes", "TorchLayer", "engine_of", "sizes_of"]
+__all__ = [
+    "ENGINES",
+    "ENGINE_LAYERS",
+    "LAYERS",
+    "EngineLayer",
+    "Sizes",
+    "TorchLayer",
+    "engine_of",
+    "is_depthwise",
+    "is_pointwise",
+    "scheme_text",
+    "sizes_of",
+]
 
 EngineLayer = Linear | Conv1d | Conv2d
 TorchLayer = nn.Linear | nn.Conv1d | nn.Conv2d
@@ -21,6 +34,7 @@ ENGINES: Final[Mapping[type[nn.Module], type[EngineLayer]]] = {
     nn.Conv2d: Conv2d,
 }
 LAYERS: Final = (nn.Linear, nn.Conv1d, nn.Conv2d)
+ENGINE_LAYERS: Final = (Linear, Conv1d, Conv2d)
 
 _LINEAR = ("in_features", "out_features")
 _CHANNELS = ("in_channels", "out_channels", "groups")
@@ -57,3 +71,32 @@ def sizes_of(module: nn.Module) -> Sizes:
         else:  # a tuple, or "same" or "valid"
             sizes[key] = value if isinstance(value, str) else list(value)
     return sizes
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """A convolution in which each channel is a group of its own; a torch or engine layer."""
+    sizes = sizes_of(module)
+    groups = sizes.get("groups", 1)
+    return groups != 1 and sizes["in_channels"] == sizes["out_channels"] == groups
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """A Linear or a convolution that is one: 1x1, stride 1, no padding, one group."""
+    sizes = sizes_of(module)
+    if "groups" not in sizes:
+        return True
+    padding = sizes["padding"]
+    pads = [] if isinstance(padding, str) else padding  # for 1x1 "same" is none either
+    assert isinstance(pads, list)
+    ones = [sizes["groups"]]
+    for key in ("kernel_size", "stride"):
+        value = sizes[key]
+        assert isinstance(value, list)
+        ones += value
+    return all(size == 1 for size in ones) and not any(pads)
+
+
+def scheme_text(scheme: Scheme) -> str:
+    """The arithmetic as reports name it: "int8 dynamic", "int8 static", "fp32" or "bf16"."""
+    name = type(scheme).__name__.lower()
+    return f"{name} {scheme.activations}" if isinstance(scheme, Int8) else name

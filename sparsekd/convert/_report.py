@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-__all__ = ["ConversionReport", "ConversionRow", "plain_table"]
+from sparsekd.choice import TuneReport, plain_table
+
+__all__ = ["ConversionReport", "ConversionRow"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class ConversionReport:
     Attributes:
         rows: one per leaf module, in the model's order.
         notes: what holds for the whole model, such as a data flow that could not be traced.
+        tuning: what was measured to choose the kernels; None where nothing was.
 
     >>> converted = sparsekd.convert(model, scheme="int8")
     >>> print(converted.sparsekd_report)
@@ -49,6 +51,7 @@ class ConversionReport:
 
     rows: tuple[ConversionRow, ...]
     notes: tuple[str, ...] = ()
+    tuning: TuneReport | None = None
 
     def __getitem__(self, name: str) -> ConversionRow:
         """The row of one module.
@@ -62,8 +65,12 @@ class ConversionReport:
         raise KeyError(f"no row named {name!r} in the conversion report")
 
     def to_dict(self) -> dict[str, object]:
-        """Rows and notes as lists, dicts, strings and numbers."""
-        return {"rows": [asdict(row) for row in self.rows], "notes": list(self.notes)}
+        """Rows, notes and measurements as lists, dicts, strings and numbers."""
+        return {
+            "rows": [asdict(row) for row in self.rows],
+            "notes": list(self.notes),
+            "tuning": None if self.tuning is None else self.tuning.to_dict(),
+        }
 
     def __str__(self) -> str:
         head = ("module", "kind", "kernel", "scheme", "activation", "sparsity", "reason")
@@ -83,14 +90,3 @@ class ConversionReport:
         total = ", ".join(f"{count} {kernel}" for kernel, count in sorted(counts.items()))
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join([plain_table(head, cells), total or "no modules", *notes])
-
-
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, two spaces apart, under a ruled head."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([line(head), "  ".join("-" * width for width in widths), *map(line, rows)])

@@ -13,7 +13,14 @@ from sparsekd.convert._kinds import EngineLayer, TorchLayer
 from sparsekd.flow import FoldedBatchNorm, holders
 from sparsekd.nn import Conv1d, Conv2d, Linear
 
-__all__ = ["FusedActivation", "substitute", "to_float"]
+__all__ = [
+    "FoldedNorm",
+    "FusedActivation",
+    "substitute",
+    "tie_parameters",
+    "to_float",
+    "torch_activation",
+]
 
 _MODULES = {
     "relu": nn.ReLU,
@@ -166,11 +173,11 @@ def to_float(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         if not isinstance(layer, EngineLayer):
             continue
         plain = layer.to_float()
-        _tie(layer, plain, shared)
+        tie_parameters(layer, plain, shared)
         if layer.activation is None or id(layer) in covered:
             new[id(layer)] = plain
         else:
-            new[id(layer)] = nn.Sequential(plain, _MODULES[layer.activation]()).train(
+            new[id(layer)] = nn.Sequential(plain, torch_activation(layer.activation)).train(
                 layer.training
             )
     result = substitute(model, new, inplace=inplace)
@@ -178,7 +185,13 @@ def to_float(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     return result
 
 
-def _tie(layer: EngineLayer, plain: TorchLayer, shared: dict[int, nn.Parameter]) -> None:
+def torch_activation(name: str) -> nn.Module:
+    """The torch module of an activation that engine layers know, such as "relu"."""
+    module: nn.Module = _MODULES[name]()
+    return module
+
+
+def tie_parameters(layer: EngineLayer, plain: TorchLayer, shared: dict[int, nn.Parameter]) -> None:
     """Give ``plain`` the parameters of an earlier layer that had the same packed buffers."""
     weight = layer._buffers["panels" if layer.kernel == "dense" else "values"]
     plain.weight = shared.setdefault(id(weight), nn.Parameter(plain.weight.detach()))

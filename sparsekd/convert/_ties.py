@@ -11,7 +11,9 @@ from sparsekd.convert._kinds import EngineLayer, TorchLayer
 __all__ = ["share_ties"]
 
 
-def share_ties(layers: Mapping[str, TorchLayer], engines: Mapping[str, EngineLayer]) -> None:
+def share_ties(
+    layers: Mapping[str, TorchLayer | EngineLayer], engines: Mapping[str, EngineLayer]
+) -> None:
     """Let layers that share a parameter share the buffers that were made of it.
 
     Raises:
@@ -20,7 +22,7 @@ def share_ties(layers: Mapping[str, TorchLayer], engines: Mapping[str, EngineLay
     for key in ("weight", "bias"):
         first: dict[int, str] = {}
         for name, layer in layers.items():
-            parameter = layer._parameters.get(key)
+            parameter = _source(layer, key)
             if parameter is None or first.setdefault(id(parameter), name) == name:
                 continue
             other = first[id(parameter)]
@@ -33,6 +35,13 @@ def share_ties(layers: Mapping[str, TorchLayer], engines: Mapping[str, EngineLay
                         "(another mask, scheme or kernel); make these equal or exclude both"
                     )
                 ours._buffers[buffer] = b
+
+
+def _source(layer: TorchLayer | EngineLayer, key: str) -> Tensor | None:
+    """The tensor that a tie is known by."""
+    if isinstance(layer, EngineLayer):
+        return layer._buffers.get("bias" if key == "bias" else layer._format.tensors[0])
+    return layer._parameters.get(key)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

@@ -16,21 +16,39 @@ from sparsekd.convert import FusedActivation, convert, to_float
 from sparsekd.nn import Linear
 from sparsekd.prune import prune_
 from sparsekd.quantize import calibrate, prepare_
-from sparsekd.spec import NM, Bf16, Int8, Unstructured
+from sparsekd.spec import NM, Bf16, Fp32, Int8, Unstructured
 
 # --- schemes, kernels, masks --------------------------------------------------------------------
 
 
-def test_auto_leaves_float_layers_and_says_why():
+def test_auto_leaves_float_layers_without_zeros_and_says_why():
     model = mlp()
     converted = convert(model)
     assert [type(m) for m in converted] == [nn.Linear, nn.ReLU, nn.Linear]
     row = converted.sparsekd_report["0"]
     assert row.kernel == "torch"
-    assert "float layer" in row.reason
-    assert "scheme='int8'" in row.reason
+    assert "0% of the weights are zero (not measured): too few for a sparse fp32" in row.reason
     x = torch.randn(3, 40)
     assert torch.equal(converted(x), model(x))
+
+
+def test_auto_runs_float_layers_with_zeros_in_fp32_and_never_in_int8():
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+    mask_(model[0], NM(4, 16))
+    prepare_(model, Int8(), include=["2"])
+    converted = convert(model.eval())
+    assert [layer.scheme for layer in (converted[0], converted[2])] == [Fp32(16), Int8()]
+    assert converted[0].activation == "relu"
+
+
+def test_a_kernel_that_fp32_has_not_leaves_float_layers_unless_fp32_was_asked_for():
+    model = mlp()
+    prepare_(model, Int8(), include=["0"])
+    converted = convert(model.eval(), kernel="dense")
+    assert converted[0].kernel == "dense"
+    assert "'dense' does not go with scheme 'fp32'" in converted.sparsekd_report["2"].reason
+    with pytest.raises(ValueError, match="'dense' does not go with scheme 'fp32'"):
+        convert(model, kernel="dense", scheme="fp32")
 
 
 @pytest.mark.parametrize("activations", ["dynamic", "static"])

@@ -14,7 +14,7 @@ from sparsekd.convert import FoldedNorm, convert, to_float
 from sparsekd.nn import Conv2d, Linear
 from sparsekd.numerics import quantize_weight
 from sparsekd.quantize import prepare_
-from sparsekd.spec import Unstructured
+from sparsekd.spec import Fp32, Unstructured
 from sparsekd.verify import verify
 
 
@@ -37,7 +37,7 @@ def test_sparse_parameters_convert(scheme, kernel, layout):
     dense = nn.Sequential(nn.Linear(64, 32), nn.ReLU())
     dense[0].weight.copy_(model[0].weight.to_dense())
     dense[0].bias.copy_(model[0].bias)
-    converted = convert(model, x, scheme=scheme)
+    converted = convert(model, scheme=scheme)
     assert (converted[0].kernel, converted[0].activation) == (kernel, "relu")
     assert converted.sparsekd_report["0"].sparsity == pytest.approx(0.96, abs=0.01)
     assert verify(converted, dense, x, bound=0.05).ok
@@ -53,11 +53,22 @@ def test_csr_is_kept_where_there_are_too_few_zeros_for_windowed():
     assert "its weight is a sparse tensor" in converted.sparsekd_report["0"].reason
 
 
-def test_a_sparse_parameter_stays_under_scheme_auto_and_the_model_is_left_alone():
+def test_a_sparse_parameter_runs_in_fp32_under_scheme_auto_or_stays_as_it_is():
     model, x = nn.Sequential(sparse_linear(), nn.ReLU()), torch.randn(5, 64)
     converted = convert(model)
-    assert converted[0].weight.layout is torch.sparse_csr
-    assert torch.equal(converted(x), model(x))
+    assert (converted[0].kernel, converted[0].scheme) == ("csr", Fp32())
+    assert verify(converted, model, x).ok
+    assert model[0].weight.layout is torch.sparse_csr
+    left = convert(model, exclude="0")
+    assert left[0].weight.layout is torch.sparse_csr
+    assert torch.equal(left(x), model(x))
+
+
+def test_a_sparse_parameter_is_measured_without_torchs_dense_layer():
+    converted = convert(nn.Sequential(sparse_linear(0.3), nn.ReLU()), torch.randn(5, 64))
+    choice = converted.sparsekd_report.tuning["0"]
+    assert {figure.kernel for figure in choice.figures} == {"csr", "windowed"}
+    assert converted[0].kernel == choice.kernel
 
 
 def test_a_weight_that_is_a_plain_tensor_converts():
