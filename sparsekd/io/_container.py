@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from sparsekd.io._manifest import FileFormatError, Manifest, check_name, strict_json
+from sparsekd.io._manifest import FileFormatError, Manifest, strict_json
+from sparsekd.io._strict import check_name
 
 __all__ = ["DTYPES", "decode", "encode"]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from sparsekd.convert import (
     EngineLayer,
@@ -24,15 +23,22 @@ from sparsekd.flow import FoldedBatchNorm, holders
 from sparsekd.io._atomic import read_regular
 from sparsekd.io._container import decode
 from sparsekd.io._manifest import KINDS, FileFormatError, LayerEntry, Manifest, build, sizes_in
+from sparsekd.io._state import check_names, check_tensor, check_ties, split, take_masks
+from sparsekd.io._tuning import chosen_for_here
 from sparsekd.nn import Conv2d
 
 __all__ = ["load"]
 
-_LISTED = 5  # names in one message
 _COUNTED = {"windowed": ("values", "positions"), "csr": ("columns", "values")}
 
 
-def load(path: str | os.PathLike[str], model: nn.Module, *, check_hash: bool = True) -> nn.Module:
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    *,
+    check_hash: bool = True,
+    example_inputs: object = None,
+) -> nn.Module:
     """Fill ``model`` from a file that :func:`save` wrote.
 
     The layers that the manifest names become engine layers, activations that run inside them
@@ -45,15 +51,21 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, check_hash: bool = T
             become real ones. Parameters are replaced, not overwritten: make optimizers afterwards.
         check_hash: compare the data's SHA-256. Without it a damaged file may load with other
             numbers, but still only runs inside its own buffers.
+        example_inputs: as for :func:`sparsekd.convert`. Where the file's kernels were not measured,
+            or on another processor, with another instruction set or number of threads, they are
+            measured again, here, as :func:`sparsekd.tune` does, and the weights repacked. Without
+            example inputs the file's kernels stay, with a warning if they were measured elsewhere.
 
     Returns:
-        ``model`` in eval mode; the engine layer itself where ``model`` is a lone layer.
+        ``model`` in eval mode, with a ``sparsekd_report``; the engine layer itself where ``model``
+        is a lone layer.
 
     Raises:
         FileFormatError: (a ValueError) the file is damaged, of another version, or does not fit
             the model; the message names the tensor, layer or field.
         ValueError: ``path`` is no regular file, or ``model`` can not be loaded into.
         OSError: the file can not be read.
+        RuntimeError: the model, which is loaded by then, fails on ``example_inputs``.
 
     >>> with torch.device("meta"): student = Student()
     >>> student = sparsekd.load("student.safetensors", student)
@@ -65,7 +77,9 @@ def load(path: str | os.PathLike[str], model: nn.Module, *, check_hash: bool = T
         plan = _plan(manifest, _expand(manifest, tensors), model)
     except FileFormatError as error:
         raise FileFormatError(f"{os.fspath(path)!r}: {error}") from error
-    return _commit(model, plan)
+    loaded = _commit(model, plan)
+    tuning = None if manifest.tuning is None else manifest.tuning.report()
+    return chosen_for_here(loaded, tuning, example_inputs)
 
 
 @dataclass
@@ -76,12 +90,14 @@ class _Plan:
         engines: engine layer by id of the layer that it replaces.
         identities: what replaces the activations and BatchNorms that run inside them, likewise.
         state: the rest, by its name in the model's ``state_dict``.
+        masks: masks of float layers that the model has none for, by name of the layer.
         replaced: prefixes of the names that belong to replaced layers.
     """
 
     engines: dict[int, EngineLayer] = field(default_factory=dict)
     identities: dict[int, FusedActivation | FoldedNorm] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
     replaced: tuple[str, ...] = ()
 
 
@@ -104,6 +120,9 @@ def _plan(manifest: Manifest, tensors: dict[str, Tensor], model: nn.Module) -> _
     norms = (e.norm_module for e in manifest.layers.values() if e.norm_module is not None)
     gone = dict.fromkeys([*manifest.layers, *norms])
     plan = _Plan(replaced=tuple(f"{name}." if name else "" for name in gone))
+    for name in () if manifest.tuning is None else manifest.tuning.layers:
+        if name not in modules or engine_of(modules[name]) is None:
+            raise FileFormatError(f"the file's tuning names {name!r}, no layer of the model")
     _plan_layers(manifest, tensors, modules, plan)
     places = holders(model)
     _plan_activations(manifest, modules, places, plan)
@@ -114,10 +133,11 @@ def _plan(manifest: Manifest, tensors: dict[str, Tensor], model: nn.Module) -> _
         if not name.startswith(plan.replaced)
     }
     plan.state = {n: t for n, t in tensors.items() if not n.startswith(plan.replaced)}
-    _check_names(expected, plan.state)
+    plan.masks = take_masks(plan.state, expected, modules)
+    check_names(expected, plan.state)
     for name, value in expected.items():
-        _check_tensor(name, value, plan.state[name])
-    _check_ties(manifest, expected, modules)
+        check_tensor(name, value, plan.state[name])
+    check_ties(manifest, expected, modules)
     _check_meta(model, set(map(id, expected.values())), plan)
     _share(manifest, modules, plan)
     _place(expected, plan)
@@ -184,7 +204,7 @@ def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Engi
     except ValueError as error:
         raise FileFormatError(f"layer {name!r}: {error}") from error
     expected = engine.state_dict()
-    _check_names(
+    check_names(
         {prefix + key: value for key, value in expected.items()},
         {prefix + key: value for key, value in state.items()},
     )
@@ -271,74 +291,6 @@ def _fits_norm(layer: nn.Module, norm: nn.Module) -> bool:
     return kind in (usual, "SyncBatchNorm") and getattr(norm, "num_features", None) == outputs
 
 
-def _check_names(expected: Iterable[str], given: Iterable[str]) -> None:
-    missing = sorted(set(expected) - set(given))
-    unknown = sorted(set(given) - set(expected))
-    if missing or unknown:
-        parts = [
-            f"{what} {', '.join(map(repr, names[:_LISTED]))}"
-            + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
-            for what, names in (("the file lacks", missing), ("the model has no", unknown))
-            if names
-        ]
-        raise FileFormatError("; ".join(parts))
-
-
-def _check_tensor(name: str, expected: object, given: Tensor) -> None:
-    """Raise unless a tensor of the file fits its place in the model."""
-    if not isinstance(expected, Tensor):
-        raise ValueError(f"the model's state {name!r} is no tensor, which a file can not hold")
-    if is_lazy(expected):
-        raise ValueError(f"the model's parameter {name!r} is lazy and has no shape yet")
-    if given.dtype != expected.dtype or given.shape != expected.shape:
-        raise FileFormatError(
-            f"tensor {name!r} is {given.dtype} {tuple(given.shape)} in the file and "
-            f"{expected.dtype} {tuple(expected.shape)} in the model"
-        )
-
-
-def _check_ties(
-    manifest: Manifest, expected: Mapping[str, Tensor], modules: Mapping[str, nn.Module]
-) -> None:
-    """What the file ties the model must tie, and the other way round."""
-    names = [name for name in manifest.tied if name in expected]
-    for name, owner in manifest.tied.items():
-        if name in expected:
-            tied = expected.get(owner) is expected[name]
-        else:
-            tied = _same_source(name, owner, modules)
-        if not tied:
-            raise FileFormatError(f"the file ties {name!r} to {owner!r}, the model does not")
-    first: dict[int, str] = {}
-    for name, value in expected.items():
-        owner = first.setdefault(id(value), name)
-        if owner != name and name not in names and owner not in names:
-            raise FileFormatError(
-                f"the model ties {name!r} to {owner!r}, the file holds two tensors"
-            )
-
-
-def _same_source(name: str, owner: str, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether two tensors of engine layers come from one float tensor of the model."""
-    (ours, key), (theirs, other) = _split(name), _split(owner)
-    a, b = modules.get(ours), modules.get(theirs)
-    if a is None or b is None or key != other:
-        return False
-    if a is b:
-        return True
-    if key.startswith("input_"):
-        return False
-    source = "bias" if key == "bias" else "weight"
-    if isinstance(a, EngineLayer) and isinstance(b, EngineLayer):
-        return a._buffers.get(key) is b._buffers.get(key) is not None
-    return getattr(a, source, None) is getattr(b, source, 0)
-
-
-def _split(name: str) -> tuple[str, str]:
-    module, _, key = name.rpartition(".")
-    return module, key
-
-
 def _check_meta(model: nn.Module, covered: set[int], plan: _Plan) -> None:
     """Raise for tensors on "meta" that the file does not fill."""
     for name, module in model.named_modules():
@@ -356,7 +308,7 @@ def _check_meta(model: nn.Module, covered: set[int], plan: _Plan) -> None:
 def _share(manifest: Manifest, modules: Mapping[str, nn.Module], plan: _Plan) -> None:
     """Let tied engine layers hold the very same buffers again."""
     for name, owner in manifest.tied.items():
-        (ours, key), (theirs, _) = _split(name), _split(owner)
+        (ours, key), (theirs, _) = split(name), split(owner)
         if ours in manifest.layers and theirs in manifest.layers:
             a, b = plan.engines[id(modules[ours])], plan.engines[id(modules[theirs])]
             a._buffers[key] = b._buffers[key]
@@ -386,6 +338,9 @@ def _commit(model: nn.Module, plan: _Plan) -> nn.Module:
     try:
         substitute(model, gaps, inplace=True)
         model.load_state_dict(plan.state, strict=True, assign=True)
+        for name, mask in plan.masks.items():
+            layer: Any = model.get_submodule(name)
+            layer.register_buffer("weight_mask", mask.to(layer.weight.device))
         substitute(model, {id(gaps[key]): module for key, module in new.items()}, inplace=True)
     except BaseException:
         for module, parts in before:

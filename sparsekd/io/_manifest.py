@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sparsekd.backend import format_of
 from sparsekd.convert import EngineLayer, Sizes, sizes_of
+from sparsekd.io._strict import Name, Strict
+from sparsekd.io._tuning import TuningEntry
 from sparsekd.nn import Conv1d, Conv2d, Linear
 from sparsekd.spec import Bf16, Fp32, Int8
 
@@ -25,7 +27,6 @@ __all__ = [
     "LinearEntry",
     "Manifest",
     "build",
-    "check_name",
     "entry_of",
     "sizes_in",
     "strict_json",
@@ -34,40 +35,19 @@ __all__ = [
 VERSION = 1
 _MAX_FEATURES = 2**31 - 1
 _MAX_CHANNELS = 2**20  # the engine's own limit on channels, strides and the like
-_MAX_NAME = 1024
 
 
 class FileFormatError(ValueError):
     """A file that is refused; the message says which file, which tensor or field, and why."""
 
 
-def check_name(name: str) -> str:
-    """A dotted module or tensor name, or "" for the model itself.
-
-    Raises:
-        ValueError: an empty part (as in ".."), a slash, a control character, or too long.
-    """
-    if len(name) > _MAX_NAME:
-        raise ValueError(f"a name has {len(name)} characters, at most {_MAX_NAME} are allowed")
-    if name and not all(name.split(".")):
-        raise ValueError(f"name {name!r} has an empty part")
-    if any(char in "/\\" or not char.isprintable() for char in name):
-        raise ValueError(f"name {name!r} has a slash or a character that can not be printed")
-    return name
-
-
-Name = Annotated[str, AfterValidator(check_name)]
 Features = Annotated[int, Field(ge=0, le=_MAX_FEATURES)]
 Channels = Annotated[int, Field(ge=1, le=_MAX_CHANNELS)]
 PerDimension = Annotated[list[Annotated[int, Field(ge=1, le=_MAX_CHANNELS)]], Field(max_length=2)]
 Padding = Annotated[list[Annotated[int, Field(ge=0, le=_MAX_CHANNELS)]], Field(max_length=2)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Int8Entry(_Strict):
+class Int8Entry(Strict):
     """An :class:`sparsekd.spec.Int8`."""
 
     name: Literal["int8"]
@@ -80,7 +60,7 @@ class Int8Entry(_Strict):
         return Int8(self.activations, self.observer, self.percentile)
 
 
-class Fp32Entry(_Strict):
+class Fp32Entry(Strict):
     """An :class:`sparsekd.spec.Fp32`; the window is that of the windowed kernel, else null."""
 
     name: Literal["fp32"]
@@ -91,7 +71,7 @@ class Fp32Entry(_Strict):
         return Fp32(self.window)
 
 
-class Bf16Entry(_Strict):
+class Bf16Entry(Strict):
     """A :class:`sparsekd.spec.Bf16`."""
 
     name: Literal["bf16"]
@@ -101,7 +81,7 @@ class Bf16Entry(_Strict):
         return Bf16()
 
 
-class _Layer(_Strict):
+class _Layer(Strict):
     """What the entries of all kinds have.
 
     ``activation_module`` names the module whose place an identity takes because the layer runs
@@ -240,11 +220,12 @@ def sizes_in(entry: LayerEntry) -> Sizes:
     return {key: getattr(entry, key) for key in fields}
 
 
-class Manifest(_Strict):
+class Manifest(Strict):
     """Everything that a file says beside its tensors.
 
     ``sha256`` is of the data section; ``tied`` maps each further name of a tensor to the name
-    under which it is stored.
+    under which it is stored; ``tuning`` is how kernels were chosen, None where nothing was
+    measured.
     """
 
     format: Literal["sparsekd"]
@@ -252,6 +233,18 @@ class Manifest(_Strict):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     layers: dict[Name, Annotated[LayerEntry, Field(discriminator="kind")]]
     tied: dict[Name, Name]
+    tuning: TuningEntry | None
+
+    @model_validator(mode="after")
+    def _tuned_as_stored(self) -> Manifest:
+        for name, choice in () if self.tuning is None else self.tuning.layers.items():
+            stored = self.layers.get(name)
+            kernel = "torch" if stored is None else stored.kernel
+            if choice.kernel != kernel:
+                raise ValueError(
+                    f"layer {name!r} has kernel {kernel!r}, chosen for it was {choice.kernel!r}"
+                )
+        return self
 
     @classmethod
     def parse(cls, text: str) -> Manifest:
@@ -286,6 +279,8 @@ class Manifest(_Strict):
 def _place(location: tuple[int | str, ...]) -> str:
     """Where in the JSON an error is; pydantic's location also names the kinds that it chose."""
     parts = list(location)
+    if not parts:  # the one rule about the manifest as a whole
+        return "tuning"
     if parts[0] == "layers":
         del parts[2:3]  # "conv2d"
         if parts[2:3] == ["scheme"]:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sparsekd.convert import EngineLayer, FoldedNorm, FusedActivation
 from sparsekd.io._atomic import replace_file
 from sparsekd.io._container import DTYPES, encode
-from sparsekd.io._manifest import LayerEntry, Manifest, check_name, entry_of
+from sparsekd.io._manifest import LayerEntry, Manifest, entry_of
+from sparsekd.io._strict import check_name
+from sparsekd.io._tuning import record_of
 from sparsekd.modules import weight_mask
 
 __all__ = ["save"]
@@ -37,11 +39,18 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> sparsekd.save(converted, "student.safetensors")
     >>> student = sparsekd.load("student.safetensors", Student())
     """
-    layers = _layers(model)
+    layers, tuning = _layers(model), record_of(model)
     tensors, tied = _split_ties(_state(model))
 
     def manifest(digest: str) -> Manifest:
-        return Manifest(format="sparsekd", version=1, sha256=digest, layers=layers, tied=tied)
+        return Manifest(
+            format="sparsekd",
+            version=1,
+            sha256=digest,
+            layers=layers,
+            tied=tied,
+            tuning=tuning,
+        )
 
     replace_file(path, encode(tensors, manifest))
 
