@@ -258,11 +258,31 @@ void depthwise_over_read(const DepthwiseS8& weight, const TileS8& tile) {
 // The sums of the tile's own first channel instead of the slice's.
 void depthwise_first_sums(const DepthwiseS8& weight, const TileS8& tile) {
   base.depthwise_s8(weight, tile);
+  if (tile.acc == nullptr) return;
   const std::int64_t channel = tile.first_slice * kLanes;
   for (int r = 0; r < tile.row_count; ++r) {
     tile.acc[r * tile.acc_stride] +=
         tile.zero_point * (weight.weight_sums[channel] - weight.weight_sums[0]);
   }
+}
+
+// Convolutions to u8: relu forgotten.
+template <class Weight, void (*KernelTable::*entry)(const Weight&, const TileS8&)>
+void no_clamp(const Weight& weight, const TileS8& tile) {
+  if (tile.requantize == nullptr) return (base.*entry)(weight, tile);
+  RequantizeU8 to = *tile.requantize;
+  to.low = 0;
+  TileS8 changed = tile;
+  changed.requantize = &to;
+  (base.*entry)(weight, changed);
+}
+// The first column of the image that a tap sees is taken for padding.
+void padding_too_wide(const RowPointersU8& job) {
+  std::vector<std::int64_t> inside(job.inside, job.inside + 2 * job.kernel_w);
+  for (std::int64_t kx = 0; kx < job.kernel_w; ++kx) ++inside[static_cast<std::size_t>(2 * kx)];
+  RowPointersU8 changed = job;
+  changed.inside = inside.data();
+  base.row_pointers_u8(changed);
 }
 
 }  // namespace
@@ -297,14 +317,25 @@ const std::vector<Mutant>& s8_mutants() {
        [](T& t) {
          t.linear_windowed_s8 = wrong_border<WindowedS8, &T::linear_windowed_s8>;
          t.linear_dense_s8 = wrong_border<DenseS8, &T::linear_dense_s8>;
+         t.conv_windowed_s8 = wrong_border<WindowedS8, &T::conv_windowed_s8>;
+         t.conv_dense_s8 = wrong_border<DenseS8, &T::conv_dense_s8>;
          t.depthwise_s8 = wrong_border<DepthwiseS8, &T::depthwise_s8>;
        }},
       {"swapped_taps",
        [](T& t) {
          t.linear_windowed_s8 = swapped_taps<WindowedS8, &T::linear_windowed_s8>;
          t.linear_dense_s8 = swapped_taps<DenseS8, &T::linear_dense_s8>;
+         t.conv_windowed_s8 = swapped_taps<WindowedS8, &T::conv_windowed_s8>;
+         t.conv_dense_s8 = swapped_taps<DenseS8, &T::conv_dense_s8>;
          t.depthwise_s8 = swapped_taps<DepthwiseS8, &T::depthwise_s8>;
        }},
+      {"no_clamp",
+       [](T& t) {
+         t.conv_windowed_s8 = no_clamp<WindowedS8, &T::conv_windowed_s8>;
+         t.conv_dense_s8 = no_clamp<DenseS8, &T::conv_dense_s8>;
+         t.depthwise_s8 = no_clamp<DepthwiseS8, &T::depthwise_s8>;
+       }},
+      {"padding_too_wide", [](T& t) { t.row_pointers_u8 = padding_too_wide; }},
       {"depthwise_over_read", [](T& t) { t.depthwise_s8 = depthwise_over_read; }},
       {"depthwise_first_sums", [](T& t) { t.depthwise_s8 = depthwise_first_sums; }},
   };

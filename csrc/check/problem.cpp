@@ -99,6 +99,7 @@ void pick_depthwise_tile(Random& random, Problem& p) {
   limit_work(p, pick_budget(random));
   const std::int64_t slices = (p.outputs + kLanes - 1) / kLanes;
   p.first_slice = random.percent(50) ? 0 : random.in(0, slices - 1);
+  if (!is_float(p.op)) p.first_slice -= p.first_slice % (kDepthwiseChannels / kLanes);
   p.slice_count = random.in(1, slices - p.first_slice);
   p.out_gap = random.pick<std::int64_t>({0, 0, 16, 1, 7});
 }

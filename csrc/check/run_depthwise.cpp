@@ -68,9 +68,9 @@ Coverage check_s8(const Problem& p, const Subject& subject) {
     TileS8 tile = guard_tile<TileS8>(p, x, subject.memory);
     tile.zero_point = p.zero_point;
     DepthwiseS8 view = weight.view();
-    view.values = subject.memory.copy("values", view.values, p.taps * p.outputs);
-    view.weight_sums =
-        subject.memory.copy("weight_sums", view.weight_sums, weight.slices() * kLanes);
+    const std::int64_t places = round_up(p.outputs, kDepthwiseChannels);
+    view.quads = subject.memory.copy("quads", view.quads, places * round_up(p.taps, kDot));
+    view.weight_sums = subject.memory.copy("weight_sums", view.weight_sums, places);
     guarded_call(Environment::standard, subject.memory,
                  [&] { subject.table.depthwise_s8(view, tile); });
     expect_gaps_kept("acc", tile.acc, p.rows, p.slice_count * kLanes, tile.acc_stride);

@@ -1,5 +1,5 @@
-// A copy of a table whose epilogues note the threads that call them: most problems are small and
-// run on one thread, whatever they ask for, and the run must tell if all did.
+// A copy of a table whose epilogues and row pointers note the threads that call them: most problems
+// are small and run on one thread, whatever they ask for, and the run must tell if all did.
 #pragma once
 
 #include <atomic>
@@ -19,6 +19,10 @@ class ThreadWatch {
     table_.epilogue_sums = [](const EpilogueSums& job) {
       note();
       inner.epilogue_sums(job);
+    };
+    table_.row_pointers_u8 = [](const RowPointersU8& job) {
+      note();
+      inner.row_pointers_u8(job);
     };
     ++watch;
     threads = 0;

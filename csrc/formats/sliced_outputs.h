@@ -35,6 +35,14 @@ struct SlicedOutputs {
   std::int64_t slice_of(std::int64_t output) const {
     return output / per_group() * slices_per_group() + output % per_group() / kLanes;
   }
+  // Groups fall into blocks of up to 64 outputs, four slices; work is split between blocks.
+  std::int64_t blocks() const { return groups * ceil_div(per_group(), kOrderBlock); }
+  // The first slice of a block; of blocks(), slices().
+  std::int64_t first_slice(std::int64_t block) const {
+    const std::int64_t each = ceil_div(per_group(), kOrderBlock);
+    if (each == 0) return 0;
+    return block / each * slices_per_group() + block % each * (kOrderBlock / kLanes);
+  }
   int lane_of(std::int64_t output) const { return static_cast<int>(output % per_group() % kLanes); }
 };
 

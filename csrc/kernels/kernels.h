@@ -14,10 +14,11 @@ inline constexpr int kLanes = 16;       // outputs in a slice; lane i of slice s
 inline constexpr int kWindow = 64;      // inputs in a window of the windowed s8 format
 inline constexpr int kDot = 4;          // products that one lane adds in one step
 inline constexpr int kMaxTileRows = 8;  // the largest row tile of any kernel
-inline constexpr int kOrderBlock = 64;  // outputs of a windowed weight that may be reordered
-inline constexpr int kCsrGroup = 64;    // outputs of a CSR weight that are sorted together
-inline constexpr int kCsrLanes = 4;     // of these, how many share a run of steps
-inline constexpr int kCsrRows = 64;     // the most rows of a CSR panel
+inline constexpr int kDepthwiseChannels = 64;  // channels that a depthwise s8 kernel takes at once
+inline constexpr int kOrderBlock = 64;         // outputs of a windowed weight that may be reordered
+inline constexpr int kCsrGroup = 64;           // outputs of a CSR weight that are sorted together
+inline constexpr int kCsrLanes = 4;            // of these, how many share a run of steps
+inline constexpr int kCsrRows = 64;            // the most rows of a CSR panel
 
 enum class Activation : int { none = 0, relu = 1, gelu = 2, silu = 3, relu6 = 4, hardswish = 5 };
 
@@ -50,6 +51,23 @@ struct StoreFp32 {
   std::int64_t y_stride;
 };
 
+// u8 output of a tile straight from its registers (docs/numerics.md):
+//   y = float(acc) * scale + bias, each step rounded
+//   u = clamp(rne(y * inverse_scale) + zero_point, low, high)
+// The bytes low and high are the activation's: 0..255 for none, zero_point..255 for relu. That is
+// exact because the caller has made sure that |y * inverse_scale| < 2^29 whatever the sums are.
+struct RequantizeU8 {
+  const float* scale;          // [16 * slice_count] by place; input scale times weight scale
+  const float* bias;           // [16 * slice_count] by place
+  const std::uint8_t* places;  // [columns] or null: as in EpilogueFp32
+  float inverse_scale;
+  std::int32_t zero_point;
+  std::uint8_t low, high;
+  std::int64_t columns;  // outputs; exactly these are written
+  std::uint8_t* y;       // [row_count][y_stride]
+  std::int64_t y_stride;
+};
+
 // One tile of integer sums: acc[r][16 j + i] = sum u w - zero_point * sum w for row r and output
 // 16 (first_slice + j) + i.
 struct TileS8 {
@@ -62,7 +80,8 @@ struct TileS8 {
   std::int32_t zero_point;  // 0..255
   std::int32_t* acc;        // [row_count][acc_stride], the first 16 * slice_count written
   std::int64_t acc_stride;
-  const StoreFp32* store = nullptr;  // not null: write this instead of acc
+  const StoreFp32* store = nullptr;          // not null: write this instead of acc
+  const RequantizeU8* requantize = nullptr;  // likewise; for the kernels of convolutions
 };
 
 // Positions of the float formats are packed: `bits` a step, `per_word` steps a word, the first in
@@ -113,10 +132,11 @@ using TileBf16 = FloatTile<std::uint16_t>;
 
 // Depthwise weights: channel c of the output reads channel c of the input alone. Tiles as above
 // with inputs = channels; slices are runs of 16 channels and the last may be short (then exactly
-// the existing channels of rows and values are read; acc is written to a multiple of 16).
-struct DepthwiseS8 {
-  const std::int8_t* values;        // [taps][channels]
-  const std::int32_t* weight_sums;  // [channels rounded up to 16]
+// the existing channels of rows are read; acc is written to a multiple of 16). s8: first_slice is a
+// multiple of 4, and any number of rows is taken when `requantize` is set.
+struct DepthwiseS8 {                // formats/depthwise.h draws it
+  const std::int8_t* quads;         // [blocks of 64 channels][ceil(taps / 4)][64][4]
+  const std::int32_t* weight_sums;  // [blocks][64]
 };
 struct DepthwiseF32 {
   const float* values;  // [taps][channels]
@@ -180,10 +200,25 @@ struct EpilogueFp32 {
   const std::int32_t* places;
 };
 
+// Row pointers of `count` output pixels of a u8 convolution: pointers[tap][i] is the first channel
+// of the input pixel under a tap of output pixel first + i, or `outside` where that is padding.
+struct RowPointersU8 {
+  const std::uint8_t* images;   // [batch][height][width][channels]
+  const std::uint8_t* outside;  // [channels]
+  std::int64_t height, width, channels, out_height, out_width;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+  const std::int64_t*
+      inside;          // [kernel_w][2] the output columns begin..end whose tap is no padding
+  std::int64_t first;  // counted over all images
+  std::int64_t count;
+  const std::uint8_t** pointers;  // [taps][count]
+};
+
 struct KernelTable {
   const char* name;
-  int windowed_rows;  // the row tile that linear_windowed_s8 likes best, 1..kMaxTileRows
-  int dense_rows;     // likewise for linear_dense_s8
+  int windowed_rows;       // the row tile that linear_windowed_s8 likes best, 1..kMaxTileRows
+  int dense_rows;          // likewise for linear_dense_s8 and conv_dense_s8
+  int conv_windowed_rows;  // and for conv_windowed_s8
 
   // u[i] = q + 128 with the row's own symmetric scale, which is returned; NaN for a row with NaN or
   // Inf (then every u is 128), 1 for a row whose absolute maximum is under 2^-100.
@@ -213,6 +248,12 @@ struct KernelTable {
 
   void (*linear_csr_f32)(const CsrF32Run& weight, const CsrF32Tile& tile);
   void (*transpose_f32)(const TransposeF32& job);
+
+  // u8 to u8: tile.requantize is set, and tile.row_count any number. Slices of one group; with
+  // places, tile.first_slice is the first of a group's block of 64 outputs.
+  void (*conv_windowed_s8)(const WindowedS8& weight, const TileS8& tile);
+  void (*conv_dense_s8)(const DenseS8& weight, const TileS8& tile);
+  void (*row_pointers_u8)(const RowPointersU8& job);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.

@@ -12,39 +12,10 @@
 #include "formats/windowed_bf16.h"
 #include "formats/windowed_f32.h"
 #include "formats/windowed_s8.h"
-#include "ops/images.h"
+#include "ops/conv_call.h"
 #include "ops/linear.h"
 
 namespace skd {
-
-struct ConvGeometry {
-  std::int64_t in_channels, out_channels, groups;
-  std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
-  std::int64_t pad_top, pad_bottom, pad_left, pad_right;
-
-  int taps() const { return static_cast<int>(kernel_h * kernel_w); }
-  std::int64_t out_height(std::int64_t height) const;
-  std::int64_t out_width(std::int64_t width) const;
-  // Throws skd::Error on absurd values: zero strides, negative padding, groups that do not divide.
-  void check() const;
-};
-
-// Contiguous images. fp32 in either layout, or u8 in NHWC with the layer's own input quantization.
-struct ConvInput {
-  const float* f32;        // or null
-  const std::uint8_t* u8;  // or null
-  Layout layout;
-  std::int64_t batch, height, width;
-};
-
-// fp32 in either layout, or u8 in NHWC quantized with `scale` and `zero_point`.
-struct ConvOutput {
-  float* f32;        // or null
-  std::uint8_t* u8;  // or null
-  Layout layout;
-  float scale;
-  std::int32_t zero_point;
-};
 
 class Conv2dS8 {
  public:
@@ -64,9 +35,15 @@ class Conv2dS8 {
   const Weight& weight() const { return weight_; }
 
  private:
+  // Whether outputs are requantized from the kernels' registers; else by way of sums and fp32.
+  bool goes_straight(const ConvOutput& y) const;
+  RequantizeU8 requantization(const ConvOutput& y) const;
+
   Weight weight_;
   ConvGeometry geometry_;
   Buffer<float> scale_, bias_;
+  Buffer<float> placed_scale_, placed_bias_;  // static: as RequantizeU8 has them
+  double bound_ = 0;                          // static: on |y| before the activation
   bool has_bias_;
   ActivationQuant quant_;
   Activation activation_;

@@ -8,7 +8,7 @@
 
 #include "core/threads.h"
 #include "formats/sliced_outputs.h"
-#include "ops/conv2d.h"
+#include "ops/conv_weight.h"
 #include "ops/split.h"
 
 namespace skd {
@@ -31,19 +31,18 @@ class ConvWalk {
   using Input = typename Math::Input;
   using Sum = typename Math::Sum;
 
-  ConvWalk(const Math& math, const ConvGeometry& geometry, const SlicedOutputs& outputs,
-           std::int64_t channels_per_slice_group, std::int64_t bytes_per_slice, int tile_rows,
+  ConvWalk(const Math& math, const ConvGeometry& geometry, const ConvWeight& weight, int tile_rows,
            const ConvInput& x, const ConvOutput& y)
       : math_(math),
         g_(geometry),
-        outputs_(outputs),
-        group_channels_(channels_per_slice_group),
+        outputs_(weight.outputs),
+        group_channels_(weight.inputs),
         tile_rows_(tile_rows),
         x_(x),
         y_(y),
         width_(geometry.out_width(x.width)),
         pixels_(geometry.out_height(x.height) * width_) {
-    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
+    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, weight.slice_bytes);
     block_ = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
   }
 
@@ -53,10 +52,11 @@ class ConvWalk {
   // This thread's part: of the pixel tiles when there are plenty, else of the slices.
   void run(const ConvRows<Input>& rows, const Input** pointers, int thread, int threads) const {
     const std::int64_t per_sample = ceil_div(pixels_, tile_rows_), tiles = per_sample * x_.batch;
-    const bool by_tiles = tiles >= 8 * threads || outputs_.slices() < 2 * threads;
+    const bool by_tiles = tiles >= 8 * threads || outputs_.blocks() < threads;
     const Range mine = by_tiles ? part_of(tiles, thread, threads) : Range{0, tiles};
-    const Range slices =
-        by_tiles ? Range{0, outputs_.slices()} : part_of(outputs_.slices(), thread, threads);
+    const Range blocks =
+        by_tiles ? Range{0, outputs_.blocks()} : part_of(outputs_.blocks(), thread, threads);
+    const Range slices{outputs_.first_slice(blocks.begin), outputs_.first_slice(blocks.end)};
     for (std::int64_t s = slices.begin; s < slices.end; s += block_) {
       const Range block{s, std::min(s + block_, slices.end)};
       for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {

@@ -31,6 +31,9 @@ template <int ROWS, int SLICES>
 [[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS], const TileS8& tile,
                                               int first_row, std::int64_t slice) {
   if (tile.store != nullptr) return store_fp32(acc, *tile.store, first_row, kLanes * slice);
+  if (tile.requantize != nullptr) {
+    return requantize_tile(acc, *tile.requantize, first_row, kLanes * slice);
+  }
   const std::int64_t stride = tile.acc_stride;
   std::int32_t* to = tile.acc + first_row * stride + kLanes * slice;
 #pragma GCC unroll 8

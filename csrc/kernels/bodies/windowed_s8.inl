@@ -12,7 +12,7 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
   const std::int8_t* values[SLICES];
   const std::uint8_t* quarters[SLICES];
   const std::uint8_t* steps[SLICES];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int s = 0; s < SLICES; ++s) {
     const std::int64_t index = tile.first_slice + slice + s;
     const std::int64_t step = weight.step_ptr[index];
@@ -40,7 +40,7 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) x[r] = load_window_part(rows[r] + base, rest, spare[r]);
       }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int s = 0; s < SLICES; ++s) {
         const int count = STEPS > 0 ? STEPS : *steps[s]++;
 #pragma GCC unroll 4

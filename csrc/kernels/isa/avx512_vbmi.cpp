@@ -21,8 +21,9 @@ namespace {
 #include "kernels/vec/avx512_vpermb_window.inl"
 
 #include "kernels/bodies/activations.inl"
-#include "kernels/bodies/common.inl"
-#include "kernels/bodies/store_tile.inl"  // before the kernels that use it
+#include "kernels/bodies/common.inl"  // what the kernels below use
+#include "kernels/bodies/requantize.inl"
+#include "kernels/bodies/store_tile.inl"
 
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
@@ -30,10 +31,13 @@ namespace {
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
+
+#include "kernels/bodies/conv_s8.inl"  // on top of those
 
 }  // namespace
 }  // namespace avx512_vbmi
@@ -42,6 +46,7 @@ const KernelTable kAvx512VbmiTable = {
     "avx512_vbmi",
     avx512_vbmi::kWindowedRows,
     avx512_vbmi::kDenseRows,
+    avx512_vbmi::kConvRows,
     avx512_vbmi::quantize_dynamic_s8,
     avx512_vbmi::quantize_static_u8,
     avx512_vbmi::linear_windowed_s8,
@@ -56,6 +61,9 @@ const KernelTable kAvx512VbmiTable = {
     avx512_vbmi::to_bf16,
     avx512_vbmi::linear_csr_f32,
     avx512_vbmi::transpose_f32,
+    avx512_vbmi::conv_windowed_s8,
+    avx512_vbmi::conv_dense_s8,
+    avx512_vbmi::row_pointers_u8,
 };
 
 }  // namespace skd

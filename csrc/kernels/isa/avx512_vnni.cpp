@@ -20,9 +20,12 @@ namespace {
 #include "kernels/vec/avx512_vnni_dot.inl"
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
+#include "kernels/vec/plain_pick_bytes.inl"
+
 #include "kernels/bodies/activations.inl"
-#include "kernels/bodies/common.inl"
-#include "kernels/bodies/store_tile.inl"  // before the kernels that use it
+#include "kernels/bodies/common.inl"  // what the kernels below use
+#include "kernels/bodies/requantize.inl"
+#include "kernels/bodies/store_tile.inl"
 
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
@@ -30,10 +33,13 @@ namespace {
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
+
+#include "kernels/bodies/conv_s8.inl"  // on top of those
 
 }  // namespace
 }  // namespace avx512_vnni
@@ -42,6 +48,7 @@ const KernelTable kAvx512VnniTable = {
     "avx512_vnni",
     avx512_vnni::kWindowedRows,
     avx512_vnni::kDenseRows,
+    avx512_vnni::kConvRows,
     avx512_vnni::quantize_dynamic_s8,
     avx512_vnni::quantize_static_u8,
     avx512_vnni::linear_windowed_s8,
@@ -56,6 +63,9 @@ const KernelTable kAvx512VnniTable = {
     avx512_vnni::to_bf16,
     avx512_vnni::linear_csr_f32,
     avx512_vnni::transpose_f32,
+    avx512_vnni::conv_windowed_s8,
+    avx512_vnni::conv_dense_s8,
+    avx512_vnni::row_pointers_u8,
 };
 
 }  // namespace skd

@@ -14,9 +14,13 @@ namespace {
 #include "kernels/vec/scalar_csr.inl"
 #include "kernels/vec/scalar_float_window.inl"
 
+#include "kernels/vec/plain_pick_bytes.inl"
+#include "kernels/vec/plain_pointers.inl"
+
 #include "kernels/bodies/activations.inl"
-#include "kernels/bodies/common.inl"
-#include "kernels/bodies/store_tile.inl"  // before the kernels that use it
+#include "kernels/bodies/common.inl"  // what the kernels below use
+#include "kernels/bodies/requantize.inl"
+#include "kernels/bodies/store_tile.inl"
 
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
@@ -24,10 +28,13 @@ namespace {
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
 #include "kernels/bodies/quantize.inl"
+#include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
 #include "kernels/bodies/windowed_bf16.inl"
 #include "kernels/bodies/windowed_f32.inl"
 #include "kernels/bodies/windowed_s8.inl"
+
+#include "kernels/bodies/conv_s8.inl"  // on top of those
 
 }  // namespace
 }  // namespace scalar
@@ -36,6 +43,7 @@ const KernelTable kScalarTable = {
     "scalar",
     scalar::kWindowedRows,
     scalar::kDenseRows,
+    scalar::kConvRows,
     scalar::quantize_dynamic_s8,
     scalar::quantize_static_u8,
     scalar::linear_windowed_s8,
@@ -50,6 +58,9 @@ const KernelTable kScalarTable = {
     scalar::to_bf16,
     scalar::linear_csr_f32,
     scalar::transpose_f32,
+    scalar::conv_windowed_s8,
+    scalar::conv_dense_s8,
+    scalar::row_pointers_u8,
 };
 
 }  // namespace skd

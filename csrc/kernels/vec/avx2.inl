@@ -121,28 +121,83 @@ inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, 
   store_256(p + 32, pack_u8(c, d));
 }
 
-// 16 bytes, the first n of them from memory.
-inline __m128i load_bytes(const void* p, int n) {
-  if (n == kLanes) return _mm_loadu_si128(static_cast<const __m128i*>(p));
-  alignas(16) char bytes[kLanes] = {};
+// 64 bytes; avx512.inl says how they stand beside 64 int32. Vector q's 128-bit lanes 0 and 1 are in
+// its lower half, so the packs of the lower halves give the lower 32 bytes.
+struct Bytes {
+  __m256i low, high;
+};
+
+inline Bytes load_bytes(const std::uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
+inline Bytes zero_bytes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
+  alignas(32) std::uint8_t bytes[64] = {};
   std::memcpy(bytes, p, static_cast<std::size_t>(n));
-  return _mm_load_si128(reinterpret_cast<const __m128i*>(bytes));
+  return load_bytes(bytes);
 }
-inline I16 load_u8(const std::uint8_t* p, int n) {
-  const __m128i bytes = load_bytes(p, n);
-  return {_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128(bytes, 8))};
+inline void store_bytes(std::uint8_t* p, const Bytes& x) {
+  store_256(p, x.low);
+  store_256(p + 32, x.high);
 }
-inline I16 load_s8(const std::int8_t* p, int n) {
-  const __m128i bytes = load_bytes(p, n);
-  return {_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8))};
+inline void store_bytes_part(std::uint8_t* p, const Bytes& x, int n) {
+  alignas(32) std::uint8_t bytes[64];
+  store_bytes(bytes, x);
+  std::memcpy(p, bytes, static_cast<std::size_t>(n));
 }
-// u is below 2^16, so its upper half adds nothing and one vpmaddwd is the product of each lane.
-inline I16 multiply_bytes(const I16& u, const I16& s) {
-  return {_mm256_madd_epi16(u.low, s.low), _mm256_madd_epi16(u.high, s.high)};
+
+struct ByteRange {
+  __m256i zero_point, low, high;
+};
+inline ByteRange byte_range(std::int32_t zero_point, std::uint8_t low, std::uint8_t high) {
+  return {_mm256_set1_epi16(static_cast<short>(zero_point)),
+          _mm256_set1_epi8(static_cast<char>(low)), _mm256_set1_epi8(static_cast<char>(high))};
+}
+inline I16 round_wide(const F16& x) { return round_i(x); }
+inline __m256i pack_half(__m256i a, __m256i b, __m256i c, __m256i d, const ByteRange& range) {
+  const __m256i ab = _mm256_adds_epi16(_mm256_packs_epi32(a, b), range.zero_point);
+  const __m256i cd = _mm256_adds_epi16(_mm256_packs_epi32(c, d), range.zero_point);
+  return _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(ab, cd), range.low), range.high);
+}
+inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
+  return {pack_half(q[0].low, q[1].low, q[2].low, q[3].low, range),
+          pack_half(q[0].high, q[1].high, q[2].high, q[3].high, range)};
+}
+inline Bytes in_order(const Bytes& packed) {
+  // The 8 bytes of each vector in either half, then those of both halves side by side.
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i low = _mm256_permutevar8x32_epi32(packed.low, order);
+  const __m256i high = _mm256_permutevar8x32_epi32(packed.high, order);
+  const __m256i even = _mm256_unpacklo_epi64(low, high), odd = _mm256_unpackhi_epi64(low, high);
+  return {_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)};
+}
+inline void interleave_half(__m256i a, __m256i b, __m256i c, __m256i d, __m256i (&mixed)[4]) {
+  const __m256i low_ab = _mm256_unpacklo_epi8(a, b), high_ab = _mm256_unpackhi_epi8(a, b);
+  const __m256i low_cd = _mm256_unpacklo_epi8(c, d), high_cd = _mm256_unpackhi_epi8(c, d);
+  mixed[0] = _mm256_unpacklo_epi16(low_ab, low_cd);
+  mixed[1] = _mm256_unpackhi_epi16(low_ab, low_cd);
+  mixed[2] = _mm256_unpacklo_epi16(high_ab, high_cd);
+  mixed[3] = _mm256_unpackhi_epi16(high_ab, high_cd);
+}
+inline void interleave(const Bytes (&x)[4], Bytes (&mixed)[4]) {
+  __m256i low[4], high[4];
+  interleave_half(x[0].low, x[1].low, x[2].low, x[3].low, low);
+  interleave_half(x[0].high, x[1].high, x[2].high, x[3].high, high);
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) mixed[q] = {low[q], high[q]};
+}
+inline void store_interleaved(std::int32_t* p, const I16 (&x)[4]) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+    auto* to = reinterpret_cast<__m128i*>(p + 4 * q);
+    _mm_storeu_si128(to, _mm256_castsi256_si128(x[q].low));
+    _mm_storeu_si128(to + 4, _mm256_extracti128_si256(x[q].low, 1));
+    _mm_storeu_si128(to + 8, _mm256_castsi256_si128(x[q].high));
+    _mm_storeu_si128(to + 12, _mm256_extracti128_si256(x[q].high, 1));
+  }
 }
 
 constexpr std::int32_t kInputOffset = 128;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
+constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 struct Quad {
   __m256i x, magnitude;
@@ -163,6 +218,11 @@ inline Quad broadcast_quad(std::uint32_t four_bytes) {
 inline DenseW load_dense(const std::int8_t* p) { return {load_256(p), load_256(p + 32)}; }
 inline void dense_dot(I16& acc, const Quad& x, const DenseW& w) {
   acc = {dot_half(acc.low, x, w.low), dot_half(acc.high, x, w.high)};
+}
+
+inline void dot(I16& acc, const Bytes& x, const DenseW& w) {
+  acc = {dot_half(acc.low, split_sign(x.low), w.low),
+         dot_half(acc.high, split_sign(x.high), w.high)};
 }
 
 using Window = const std::uint8_t*;

@@ -86,14 +86,72 @@ inline void store_u8(std::uint8_t* p, I16 a, I16 b, I16 c, I16 d) {
   _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, bytes));
 }
 
-inline I16 load_u8(const std::uint8_t* p, int n) {
-  return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p));
+// 64 bytes, such as the packs make of 64 int32: they work inside 128-bit lanes, so vector q's lane
+// 4 l + i becomes byte 16 l + 4 q + i.
+using Bytes = __m512i;
+
+inline __mmask64 first_bytes(int n) { return ~__mmask64{0} >> (64 - n); }
+inline Bytes load_bytes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
+  return _mm512_maskz_loadu_epi8(first_bytes(n), p);
 }
-inline I16 load_s8(const std::int8_t* p, int n) {
-  return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(first_lanes(n), p));
+inline Bytes zero_bytes() { return _mm512_setzero_si512(); }
+inline void store_bytes(std::uint8_t* p, Bytes x) { _mm512_storeu_si512(p, x); }
+inline void store_bytes_part(std::uint8_t* p, Bytes x, int n) {
+  _mm512_mask_storeu_epi8(p, first_bytes(n), x);
 }
-// u is below 2^16, so its upper half adds nothing and one vpmaddwd is the product of each lane.
-inline I16 multiply_bytes(I16 u, I16 s) { return _mm512_madd_epi16(u, s); }
+
+struct ByteRange {
+  __m512i zero_point, low, high;  // 16-bit, 8-bit, 8-bit
+};
+inline ByteRange byte_range(std::int32_t zero_point, std::uint8_t low, std::uint8_t high) {
+  return {_mm512_set1_epi16(static_cast<short>(zero_point)),
+          _mm512_set1_epi8(static_cast<char>(low)), _mm512_set1_epi8(static_cast<char>(high))};
+}
+inline I16 round_wide(F16 x) { return _mm512_cvtps_epi32(x); }
+inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
+  const __m512i ab = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), range.zero_point);
+  const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), range.zero_point);
+  return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), range.low), range.high);
+}
+inline Bytes in_order(Bytes packed) {
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_permutexvar_epi32(order, packed);
+}
+// mixed[q] lane 4 l + i holds byte 16 l + 4 q + i of each of the four.
+inline void interleave(const Bytes (&x)[4], Bytes (&mixed)[4]) {
+  const __m512i low01 = _mm512_unpacklo_epi8(x[0], x[1]), high01 = _mm512_unpackhi_epi8(x[0], x[1]);
+  const __m512i low23 = _mm512_unpacklo_epi8(x[2], x[3]), high23 = _mm512_unpackhi_epi8(x[2], x[3]);
+  mixed[0] = _mm512_unpacklo_epi16(low01, low23);
+  mixed[1] = _mm512_unpackhi_epi16(low01, low23);
+  mixed[2] = _mm512_unpacklo_epi16(high01, high23);
+  mixed[3] = _mm512_unpackhi_epi16(high01, high23);
+}
+inline void store_interleaved(std::int32_t* p, const I16 (&x)[4]) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+    auto* to = reinterpret_cast<__m128i*>(p + 4 * q);
+    _mm_storeu_si128(to, _mm512_extracti32x4_epi32(x[q], 0));
+    _mm_storeu_si128(to + 4, _mm512_extracti32x4_epi32(x[q], 1));
+    _mm_storeu_si128(to + 8, _mm512_extracti32x4_epi32(x[q], 2));
+    _mm_storeu_si128(to + 12, _mm512_extracti32x4_epi32(x[q], 3));
+  }
+}
+
+// Up to eight row pointers: lanes begin..end get base + offset, base + offset + step, ..., the
+// others `outside`.
+inline void store_pointers(const std::uint8_t** to, int n, const std::uint8_t* base,
+                           std::int64_t offset, std::int64_t step, int begin, int end,
+                           const std::uint8_t* outside) {
+  const __m512i lanes = _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i first = _mm512_set1_epi64(reinterpret_cast<long long>(base) + offset);
+  const __m512i inside =
+      _mm512_add_epi64(first, _mm512_mullo_epi64(lanes, _mm512_set1_epi64(step)));
+  const auto mask = static_cast<__mmask8>((0xFFu << begin) & (0xFFu >> (8 - end)));
+  const __m512i all =
+      _mm512_mask_mov_epi64(_mm512_set1_epi64(reinterpret_cast<long long>(outside)), mask, inside);
+  _mm512_mask_storeu_epi64(to, static_cast<__mmask8>(0xFFu >> (8 - n)), all);
+}
 
 using DenseW = __m512i;
 inline DenseW load_dense(const std::int8_t* p) { return _mm512_loadu_si512(p); }

@@ -1,6 +1,7 @@
 // The window in one register: vpermb picks any 64 of its bytes.
 
 constexpr int kWindowedRows = 8, kWindowedSlices = 2, kDenseRows = 6, kDenseSlices = 4;
+constexpr int kConvRows = 5, kConvSlices = 4;
 
 using Window = __m512i;
 
@@ -37,4 +38,8 @@ inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
   for (int r = 0; r < kFours; r += 4) accumulate_four(acc + r, x + r, p, v);
 #pragma GCC unroll 8
   for (int r = kFours; r < ROWS; ++r) dot(acc[r], _mm512_permutexvar_epi8(p, x[r]), v);
+}
+
+inline Bytes pick_bytes(Bytes from, const std::uint8_t* places, int n) {
+  return _mm512_permutexvar_epi8(load_bytes_part(places, n), from);
 }

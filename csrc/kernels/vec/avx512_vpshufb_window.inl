@@ -4,6 +4,7 @@
 // Positions ascend in a lane, so with n:32 masks a step lies in one half and needs two quarters.
 
 constexpr int kWindowedRows = 8, kWindowedSlices = 1, kDenseRows = 6, kDenseSlices = 4;
+constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 using Window = const std::uint8_t*;
 

@@ -121,16 +121,61 @@ inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, 
   }
 }
 
-inline I16 load_u8(const std::uint8_t* p, int n) {
-  return each<I16>([&](int i) { return i < n ? std::int32_t{p[i]} : 0; });
+// 64 bytes; avx512.inl says how they stand beside 64 int32.
+struct Bytes {
+  std::uint8_t byte[64];
+};
+
+inline Bytes zero_bytes() { return {}; }
+inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
+  Bytes x = {};
+  std::memcpy(x.byte, p, static_cast<std::size_t>(n));
+  return x;
 }
-inline I16 load_s8(const std::int8_t* p, int n) {
-  return each<I16>([&](int i) { return i < n ? std::int32_t{p[i]} : 0; });
+inline Bytes load_bytes(const std::uint8_t* p) { return load_bytes_part(p, 64); }
+inline void store_bytes_part(std::uint8_t* p, const Bytes& x, int n) {
+  std::memcpy(p, x.byte, static_cast<std::size_t>(n));
 }
-inline I16 multiply_bytes(const I16& u, const I16& s) { return mul_i(u, s); }
+inline void store_bytes(std::uint8_t* p, const Bytes& x) { store_bytes_part(p, x, 64); }
+
+struct ByteRange {
+  std::int32_t zero_point, low, high;
+};
+inline ByteRange byte_range(std::int32_t zero_point, std::uint8_t low, std::uint8_t high) {
+  return {zero_point, low, high};
+}
+// What lies beyond becomes the least or the greatest byte anyway.
+inline I16 round_wide(const F16& x) {
+  return round_i(at_most(at_least(x, set_f(-0x1p21f)), set_f(0x1p21f)));
+}
+inline int packed_at(int q, int lane) { return 16 * (lane / 4) + 4 * q + lane % 4; }
+inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
+  Bytes bytes;
+  for (int i = 0; i < 64; ++i) {
+    const std::int32_t x = q[i / 16].lane[i % 16] + range.zero_point;
+    const std::int32_t raised = x < range.low ? range.low : x;
+    bytes.byte[packed_at(i / 16, i % 16)] =
+        static_cast<std::uint8_t>(raised > range.high ? range.high : raised);
+  }
+  return bytes;
+}
+inline Bytes in_order(const Bytes& packed) {
+  Bytes bytes;
+  for (int i = 0; i < 64; ++i) bytes.byte[i] = packed.byte[packed_at(i / 16, i % 16)];
+  return bytes;
+}
+inline void interleave(const Bytes (&x)[4], Bytes (&mixed)[4]) {
+  for (int q = 0; q < 4; ++q) {
+    for (int i = 0; i < 64; ++i) mixed[q].byte[i] = x[i % 4].byte[packed_at(q, i / 4)];
+  }
+}
+inline void store_interleaved(std::int32_t* p, const I16 (&x)[4]) {
+  for (int i = 0; i < 64; ++i) p[packed_at(i / 16, i % 16)] = x[i / 16].lane[i % 16];
+}
 
 constexpr std::int32_t kInputOffset = 0;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
+constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 using Window = const std::uint8_t*;
 
@@ -166,6 +211,12 @@ inline DenseW load_dense(const std::int8_t* p) { return p; }
 inline void dense_dot(I16& acc, const Quad& x, DenseW w) {
   for (int i = 0; i < 64; ++i) {
     const std::int32_t product = x.byte[i % 4] * w[i];
+    acc.lane[i / 4] = wrap(unsign(acc.lane[i / 4]) + unsign(product));
+  }
+}
+inline void dot(I16& acc, const Bytes& x, DenseW w) {
+  for (int i = 0; i < 64; ++i) {
+    const std::int32_t product = x.byte[i] * w[i];
     acc.lane[i / 4] = wrap(unsign(acc.lane[i / 4]) + unsign(product));
   }
 }

@@ -1,0 +1,86 @@
+// Convolutions of u8 to u8: many output pixels against all slices of a group. Four slices at a
+// time, so that a pixel's 64 bytes are one store, and their weights serve all pixels from L1.
+
+template <int N>
+struct Rows {
+  static constexpr int value = N;
+};
+
+// Calls body(Rows<n>, first_row) `count` times with n = rows, which is at most MOST.
+template <int MOST, class Body>
+inline int repeat(int rows, int count, int first_row, const Body& body) {
+  if constexpr (MOST > 1) {
+    if (rows < MOST) return repeat<MOST - 1>(rows, count, first_row, body);
+  }
+  for (int i = 0; i < count; ++i, first_row += MOST) body(Rows<MOST>{}, first_row);
+  return first_row;
+}
+
+// Cuts row_count rows into nearly equal tiles of at most MOST.
+template <int MOST, class Body>
+inline void for_each_row_tile(int row_count, const Body& body) {
+  const int tiles = (row_count + MOST - 1) / MOST, rows = row_count / tiles;
+  const int longer = row_count % tiles;
+  int row = 0;
+  if (longer > 0) row = repeat<MOST>(rows + 1, longer, row, body);
+  repeat<MOST>(rows, tiles - longer, row, body);
+}
+
+template <int SLICES, int STEPS>
+void conv_windowed_slices(const WindowedS8& weight, const TileS8& tile, std::int64_t slice) {
+  for_each_row_tile<kConvRows>(tile.row_count, [&](auto rows, int row) {
+    windowed_s8_tile<decltype(rows)::value, SLICES, STEPS>(weight, tile, row, slice);
+  });
+}
+
+// The last slices of a group, fewer than kConvSlices.
+template <int MOST>
+void conv_windowed_rest(const WindowedS8& weight, const TileS8& tile, std::int64_t slice) {
+  if constexpr (MOST > 0) {
+    if (tile.slice_count - slice == MOST) return conv_windowed_slices<MOST, 0>(weight, tile, slice);
+    conv_windowed_rest<MOST - 1>(weight, tile, slice);
+  }
+}
+
+void conv_windowed_s8(const WindowedS8& weight, const TileS8& tile) {
+  std::int64_t slice = 0;
+  for (; slice + kConvSlices <= tile.slice_count; slice += kConvSlices) {
+    switch (weight.uniform_steps) {
+      case 1:
+        conv_windowed_slices<kConvSlices, 1>(weight, tile, slice);
+        break;
+      case 2:
+        conv_windowed_slices<kConvSlices, 2>(weight, tile, slice);
+        break;
+      case 4:
+        conv_windowed_slices<kConvSlices, 4>(weight, tile, slice);
+        break;
+      default:
+        conv_windowed_slices<kConvSlices, 0>(weight, tile, slice);
+    }
+  }
+  conv_windowed_rest<kConvSlices - 1>(weight, tile, slice);
+}
+
+template <int SLICES>
+void conv_dense_slices(const DenseS8& weight, const TileS8& tile, std::int64_t slice) {
+  for_each_row_tile<kDenseRows>(tile.row_count, [&](auto rows, int row) {
+    dense_s8_tile<decltype(rows)::value, SLICES>(weight, tile, row, slice);
+  });
+}
+
+template <int MOST>
+void conv_dense_rest(const DenseS8& weight, const TileS8& tile, std::int64_t slice) {
+  if constexpr (MOST > 0) {
+    if (tile.slice_count - slice == MOST) return conv_dense_slices<MOST>(weight, tile, slice);
+    conv_dense_rest<MOST - 1>(weight, tile, slice);
+  }
+}
+
+void conv_dense_s8(const DenseS8& weight, const TileS8& tile) {
+  std::int64_t slice = 0;
+  for (; slice + kDenseSlices <= tile.slice_count; slice += kDenseSlices) {
+    conv_dense_slices<kDenseSlices>(weight, tile, slice);
+  }
+  conv_dense_rest<kDenseSlices - 1>(weight, tile, slice);
+}

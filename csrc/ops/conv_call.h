@@ -1,0 +1,46 @@
+// What a convolution is called with: its geometry, its images in and out.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/images.h"
+
+namespace skd {
+
+struct ConvGeometry {
+  std::int64_t in_channels, out_channels, groups;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
+  std::int64_t pad_top, pad_bottom, pad_left, pad_right;
+
+  bool is_pointwise() const {
+    return kernel_h * kernel_w * stride_h * stride_w == 1 &&
+           pad_top + pad_bottom + pad_left + pad_right == 0;
+  }
+  int taps() const { return static_cast<int>(kernel_h * kernel_w); }
+  std::int64_t out_height(std::int64_t height) const;
+  std::int64_t out_width(std::int64_t width) const;
+  // Throws skd::Error on absurd values: zero strides, negative padding, groups that do not divide.
+  void check() const;
+};
+
+// Contiguous images. fp32 in either layout, or u8 in NHWC with the layer's own input quantization.
+struct ConvInput {
+  const float* f32;        // or null
+  const std::uint8_t* u8;  // or null
+  Layout layout;
+  std::int64_t batch, height, width;
+};
+
+// fp32 in either layout, or u8 in NHWC quantized with `scale` and `zero_point`.
+struct ConvOutput {
+  float* f32;        // or null
+  std::uint8_t* u8;  // or null
+  Layout layout;
+  float scale;
+  std::int32_t zero_point;
+};
+
+// Throws unless sizes, pointers and layouts go together and the output is not empty.
+void check_call(const ConvGeometry& g, const ConvInput& x, const ConvOutput& y);
+
+}  // namespace skd

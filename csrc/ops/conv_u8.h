@@ -1,0 +1,108 @@
+// int8 convolutions from u8 rows straight to u8: no sums in memory. Output pixels of all images are
+// counted in one sequence, since a static scale is the same for all of them.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/sizes.h"
+#include "core/threads.h"
+#include "formats/sliced_outputs.h"
+#include "ops/conv_call.h"
+
+namespace skd {
+
+// How threads share rows and columns of work: `rows` x `columns` of them, each with one part.
+struct ThreadGrid {
+  int rows, columns;
+};
+// The grid whose busiest thread has least to do. Of equals the one that cuts `long_rows` or
+// columns.
+inline ThreadGrid grid_of(int threads, std::int64_t row_parts, std::int64_t column_parts,
+                          bool cut_columns) {
+  ThreadGrid best{threads, 1};
+  std::int64_t least = -1;
+  for (int i = 1; i <= threads; ++i) {
+    const int columns = cut_columns ? threads + 1 - i : i;
+    if (threads % columns != 0) continue;
+    const std::int64_t work =
+        ceil_div(row_parts, threads / columns) * ceil_div(column_parts, columns);
+    if (least < 0 || work < least) {
+      least = work;
+      best = {threads / columns, columns};
+    }
+  }
+  return best;
+}
+
+struct ConvU8Call {
+  const KernelTable& table;
+  const ConvGeometry& geometry;
+  SlicedOutputs outputs;
+  std::int64_t group_inputs;  // bytes of a tap that an output reads
+  std::int32_t zero_point;
+  std::int64_t pixels;        // output pixels of all images
+  int tile_rows;              // of the kernel: work is split in multiples of it
+  std::int64_t weight_bytes;  // of all slices
+  RowPointersU8 rows;         // sizes; no images and no run of pixels yet
+  RequantizeU8 output;        // of the first pixel and slice; columns not set
+
+  // Output pixels that are handled at once: their row pointers and their input stay in L1, while
+  // there are enough of them for every weight that they bring there.
+  std::int64_t chunk() const {
+    constexpr std::int64_t kPointers = 1024, kInputBytes = 24 << 10, kTiles = 4;
+    const std::int64_t fit = std::min(kPointers / geometry.taps(), kInputBytes / rows.channels);
+    return round_up(std::max(fit, kTiles * tile_rows), tile_rows);
+  }
+  std::int64_t pointer_count() const { return geometry.taps() * std::min(chunk(), pixels); }
+
+  // The part of one thread. kernel(tile) computes a tile of the slices of one group.
+  template <class Kernel>
+  void run(const std::uint8_t* images, const Kernel& kernel, const std::uint8_t** pointers,
+           int thread, int threads) const {
+    const std::int64_t blocks = outputs.blocks();
+    const bool cut_columns = weight_bytes > rows.height * rows.width * rows.channels;
+    const ThreadGrid grid = grid_of(threads, ceil_div(pixels, tile_rows), blocks, cut_columns);
+    const Range mine = part_of(pixels, thread / grid.columns, grid.rows);
+    const Range some = part_of(blocks, thread % grid.columns, grid.columns);
+    const Range slices{outputs.first_slice(some.begin), outputs.first_slice(some.end)};
+    const std::int64_t chunks = ceil_div(mine.end - mine.begin, chunk());
+    for (std::int64_t i = 0; i < chunks; ++i) {
+      const Range part = part_of(mine.end - mine.begin, i, chunks);
+      compute(images, kernel, pointers, {mine.begin + part.begin, mine.begin + part.end}, slices);
+    }
+  }
+
+ private:
+  template <class Kernel>
+  void compute(const std::uint8_t* images, const Kernel& kernel, const std::uint8_t** pointers,
+               Range part, Range slices) const {
+    RowPointersU8 job = rows;
+    job.images = images;
+    job.first = part.begin;
+    job.count = part.end - part.begin;
+    job.pointers = pointers;
+    table.row_pointers_u8(job);
+    RequantizeU8 to = output;
+    std::int64_t shifted = 0;  // the group that the pointers stand at
+    for (std::int64_t s = slices.begin; s < slices.end;) {
+      const std::int64_t group = outputs.group_of(s);
+      const std::int64_t shift = (group - shifted) * group_inputs;
+      if (shift != 0) {
+        for (std::int64_t p = 0; p < geometry.taps() * job.count; ++p) pointers[p] += shift;
+      }
+      shifted = group;
+      const std::int64_t end = std::min(slices.end, (group + 1) * outputs.slices_per_group());
+      const std::int64_t column = outputs.first_output(s);
+      to.scale = output.scale + s * kLanes;
+      to.bias = output.bias + s * kLanes;
+      to.columns = outputs.first_output(end - 1) + outputs.lanes(end - 1) - column;
+      to.y = output.y + part.begin * output.y_stride + column;
+      kernel(TileS8{pointers, static_cast<int>(job.count), geometry.taps(), group_inputs, s,
+                    end - s, zero_point, nullptr, 0, nullptr, &to});
+      s = end;
+    }
+  }
+};
+
+}  // namespace skd
