@@ -17,7 +17,7 @@ constexpr OpFacts kOpFacts[kOps] = {
     {"quantize_dynamic_s8", 11}, {"quantize_static_u8", 11},  {"tile_windowed_s8", 19},
     {"tile_dense_s8", 14},       {"epilogue_fp32", 12},       {"linear_windowed_s8", 16},
     {"linear_dense_s8", 10},     {"format_windowed_s8", 4},   {"format_dense_s8", 2},
-    {"refuse_linear_s8", 1},     {"conv_windowed_s8", 8},     {"conv_dense_s8", 6},
+    {"refuse_linear_s8", 3},     {"conv_windowed_s8", 8},     {"conv_dense_s8", 6},
     {"conv_depthwise_s8", 5},    {"tile_windowed_f32", 8},    {"tile_windowed_bf16", 7},
     {"linear_windowed_f32", 11}, {"linear_windowed_bf16", 8}, {"format_windowed_f32", 3},
     {"format_windowed_bf16", 2}, {"linear_csr_f32", 10},      {"format_csr_f32", 3},
