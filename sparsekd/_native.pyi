@@ -19,16 +19,24 @@ def restart_buffer_bytes() -> None: ...
 def rate_names() -> list[str]: ...
 def run_rate(name: str, turns: int, threads: int) -> int: ...
 def read_memory(data: int, bytes: int, turns: int, threads: int) -> int: ...
+
+# Windowed weights. Dense matrices are [outputs, taps * inputs]; bf16 travels as its bits in uint16
+# (packing also takes float32 and rounds it). An order None is the one that pads least, if any.
+_Order = NDArray[int32] | None
+
 def pack_windowed_s8(
-    weight: NDArray[int8],
-) -> tuple[NDArray[int8], NDArray[uint8], NDArray[uint8], NDArray[int64]]: ...
+    weight: NDArray[int8], taps: int = 1, groups: int = 1, order: _Order = None
+) -> tuple[NDArray[int8], NDArray[uint8], NDArray[uint8], NDArray[int64], _Order]: ...
 def unpack_windowed_s8(
     values: NDArray[int8],
     positions: NDArray[uint8],
     steps: NDArray[uint8],
     step_ptr: NDArray[int64],
+    order: _Order,
     outputs: int,
     inputs: int,
+    taps: int = 1,
+    groups: int = 1,
 ) -> NDArray[int8]: ...
 def pack_dense_s8(weight: NDArray[int8]) -> NDArray[int8]: ...
 def unpack_dense_s8(panels: NDArray[int8], outputs: int, inputs: int) -> NDArray[int8]: ...
@@ -63,6 +71,7 @@ class LinearS8:
         positions: NDArray[Any],
         steps: NDArray[Any],
         step_ptr: NDArray[Any],
+        order: _Order,
         inputs: int,
         scale: NDArray[float32],
         bias: NDArray[float32] | None,
@@ -104,16 +113,15 @@ class LinearCsr:
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
     def direct(self, torch: Torch, tensors: _Tensors) -> _DirectCall: ...
 
-# Windowed fp32 and bf16. Dense matrices are [outputs, taps * inputs]; bf16 travels as its bits in
-# uint16 (packing also takes float32 and rounds it).
 def pack_windowed_f32(
-    weight: NDArray[float32], window: int, taps: int = 1, groups: int = 1
-) -> tuple[NDArray[float32], NDArray[uint32], NDArray[uint8], NDArray[int64]]: ...
+    weight: NDArray[float32], window: int, taps: int = 1, groups: int = 1, order: _Order = None
+) -> tuple[NDArray[float32], NDArray[uint32], NDArray[uint8], NDArray[int64], _Order]: ...
 def unpack_windowed_f32(
     values: NDArray[float32],
     positions: NDArray[uint32],
     steps: NDArray[uint8],
     step_ptr: NDArray[int64],
+    order: _Order,
     window: int,
     outputs: int,
     inputs: int,
@@ -125,13 +133,17 @@ def windowed_f32_steps(
 ) -> int: ...
 def cheaper_f32_window(weight: NDArray[float32], taps: int = 1, groups: int = 1) -> int: ...
 def pack_windowed_bf16(
-    weight: NDArray[float32] | NDArray[uint16], taps: int = 1, groups: int = 1
-) -> tuple[NDArray[uint16], NDArray[uint16], NDArray[uint8], NDArray[int64]]: ...
+    weight: NDArray[float32] | NDArray[uint16],
+    taps: int = 1,
+    groups: int = 1,
+    order: _Order = None,
+) -> tuple[NDArray[uint16], NDArray[uint16], NDArray[uint8], NDArray[int64], _Order]: ...
 def unpack_windowed_bf16(
     values: NDArray[uint16],
     positions: NDArray[uint16],
     steps: NDArray[uint8],
     step_ptr: NDArray[int64],
+    order: _Order,
     outputs: int,
     inputs: int,
     taps: int = 1,
@@ -145,6 +157,7 @@ class LinearFloat:
         positions: NDArray[uint32],
         steps: NDArray[uint8],
         step_ptr: NDArray[int64],
+        order: _Order,
         window: int,
         outputs: int,
         inputs: int,
@@ -157,6 +170,7 @@ class LinearFloat:
         positions: NDArray[uint16],
         steps: NDArray[uint8],
         step_ptr: NDArray[int64],
+        order: _Order,
         outputs: int,
         inputs: int,
         bias: NDArray[float32] | None,
@@ -169,19 +183,6 @@ class LinearFloat:
     def forward(self, x: int, rows: int, y: int, threads: int) -> None: ...
     def direct(self, torch: Torch, tensors: _Tensors) -> _DirectCall: ...
 
-def pack_conv_windowed_s8(
-    weight: NDArray[int8], groups: int
-) -> tuple[NDArray[int8], NDArray[uint8], NDArray[uint8], NDArray[int64]]: ...
-def unpack_conv_windowed_s8(
-    values: NDArray[int8],
-    positions: NDArray[uint8],
-    steps: NDArray[uint8],
-    step_ptr: NDArray[int64],
-    outputs: int,
-    inputs: int,
-    taps: int,
-    groups: int,
-) -> NDArray[int8]: ...
 def pack_conv_dense_s8(weight: NDArray[int8], groups: int) -> NDArray[int8]: ...
 def unpack_conv_dense_s8(
     panels: NDArray[int8], outputs: int, inputs: int, taps: int, groups: int
@@ -222,6 +223,7 @@ class Conv2dS8(_Conv2d):
         positions: NDArray[Any],
         steps: NDArray[Any],
         step_ptr: NDArray[Any],
+        order: _Order,
         geometry: ConvGeometry,
         scale: NDArray[float32],
         bias: NDArray[float32] | None,
@@ -257,6 +259,7 @@ class Conv2dFloat(_Conv2d):
         positions: NDArray[Any],
         steps: NDArray[Any],
         step_ptr: NDArray[Any],
+        order: _Order,
         window: int,
         geometry: ConvGeometry,
         bias: NDArray[float32] | None,
@@ -268,6 +271,7 @@ class Conv2dFloat(_Conv2d):
         positions: NDArray[Any],
         steps: NDArray[Any],
         step_ptr: NDArray[Any],
+        order: _Order,
         geometry: ConvGeometry,
         bias: NDArray[float32] | None,
         activation: str,

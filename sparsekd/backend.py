@@ -49,11 +49,13 @@ class Format:
     Attributes:
         dtype: "s8", "f32" or "bf16"; with the kernel it names packers, ops and handles.
         tensors: the names of its tensors, in the order of the file (docs/formats.md).
+        optional: further ones, which a weight may lack.
     """
 
     kernel: str
     dtype: str
     tensors: tuple[str, ...]
+    optional: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -62,22 +64,23 @@ class Format:
 
 
 _WINDOWED = ("values", "positions", "steps", "step_ptr")
+_ORDER = ("order",)
 _CSR = ("row_ptr", "columns", "values")
 
 #: For each scheme the formats by kernel name. CSR serves Linear and 1x1 convolutions, depthwise the
 #: convolutions in which each channel is a group of its own.
 FORMATS: Mapping[type[Scheme], Mapping[str, Format]] = {
     Int8: {
-        "windowed": Format("windowed", "s8", _WINDOWED),
+        "windowed": Format("windowed", "s8", _WINDOWED, _ORDER),
         "dense": Format("dense", "s8", ("panels",)),
         "depthwise": Format("depthwise", "s8", ("values",)),
     },
     Fp32: {
-        "windowed": Format("windowed", "f32", _WINDOWED),
+        "windowed": Format("windowed", "f32", _WINDOWED, _ORDER),
         "csr": Format("csr", "f32", _CSR),
         "depthwise": Format("depthwise", "f32", ("values",)),
     },
-    Bf16: {"windowed": Format("windowed", "bf16", _WINDOWED)},
+    Bf16: {"windowed": Format("windowed", "bf16", _WINDOWED, _ORDER)},
 }
 
 #: The int8 kernels of a Linear.
@@ -196,7 +199,7 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
         window: inputs of a window, for windowed fp32.
 
     Returns:
-        The tensors of the format by name (docs/formats.md).
+        The tensors of the format by name (docs/formats.md); the optional ones that it needs.
 
     Raises:
         ValueError: wrong dtype or shape, a -128, or a number that is not finite.
@@ -205,6 +208,10 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
     if weight.dtype is not wanted:
         names = [str(dtype).removeprefix("torch.") for dtype in (weight.dtype, wanted)]
         raise ValueError(f"weight: dtype {names[0]}, expected {names[1]}")
+    if weight.dim() != 3:
+        raise ValueError(
+            f"weight: shape {tuple(weight.shape)}, expected (outputs, taps, channels of a group)"
+        )
     native, dense = require(), _array("weight", weight.detach().contiguous())
     if fmt.kernel == "depthwise":
         if weight.shape[2] != 1 or groups != weight.shape[0]:
@@ -213,16 +220,16 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
                 f"{weight.shape[2]} channels"
             )
         return {"values": weight.detach()[:, :, 0].t().contiguous()}
-    if fmt.name == "windowed_f32":
-        arrays = native.pack_windowed_f32(_flat(dense), window, weight.shape[1], groups)
+    if fmt.kernel == "windowed":
+        windows = (window,) if fmt.dtype == "f32" else ()
+        pack_windowed = getattr(native, f"pack_{fmt.name}")
+        arrays = pack_windowed(_flat(dense), *windows, weight.shape[1], groups)
     elif fmt.name == "csr_f32":
         arrays = native.pack_csr_f32(_flat(dense))
-    elif fmt.dtype == "bf16":
-        arrays = native.pack_windowed_bf16(_flat(dense), weight.shape[1], groups)
     else:
         arrays = getattr(native, f"pack_conv_{fmt.name}")(dense, groups)
-    named = zip(fmt.tensors, _tuple(arrays), strict=True)
-    return {name: _stored(name, array) for name, array in named}
+    named = zip((*fmt.tensors, *fmt.optional), _tuple(arrays), strict=True)
+    return {name: _stored(name, array) for name, array in named if array is not None}
 
 
 def cheaper_window(weight: Tensor, groups: int = 1) -> int:
@@ -236,7 +243,7 @@ def cheaper_window(weight: Tensor, groups: int = 1) -> int:
 
 def unpack(
     fmt: Format,
-    packed: Mapping[str, Tensor],
+    packed: Mapping[str, Tensor | None],
     shape: tuple[int, int, int],
     groups: int = 1,
     window: int = 16,
@@ -247,15 +254,19 @@ def unpack(
     """
     native, (outputs, taps, channels) = require(), shape
     if fmt.kernel == "depthwise":
-        return packed["values"].t().contiguous()[:, :, None]
-    arrays = [_weight_array(fmt, name, packed[name]) for name in fmt.tensors]
-    if fmt.name == "windowed_f32":
-        dense = native.unpack_windowed_f32(*arrays, window, outputs, channels, taps, groups)
+        values = packed["values"]
+        assert values is not None  # not optional
+        return values.t().contiguous()[:, :, None]
+    arrays = _weight_arrays(fmt, packed)
+    if fmt.kernel == "windowed":
+        windows = (window,) if fmt.dtype == "f32" else ()
+        unpack_windowed = getattr(native, f"unpack_{fmt.name}")
+        dense = unpack_windowed(*arrays, *windows, outputs, channels, taps, groups)
+        if fmt.dtype == "bf16":
+            bits = torch.from_numpy(dense.view("int16"))
+            dense = bits.view(torch.bfloat16).float().numpy()
     elif fmt.name == "csr_f32":
         dense = native.unpack_csr_f32(*arrays, channels)
-    elif fmt.dtype == "bf16":
-        bits = native.unpack_windowed_bf16(*arrays, outputs, channels, taps, groups)
-        dense = torch.from_numpy(bits.view("int16")).view(torch.bfloat16).float().numpy()
     else:
         dense = getattr(native, f"unpack_conv_{fmt.name}")(*arrays, outputs, channels, taps, groups)
     return torch.from_numpy(dense).reshape(shape)
@@ -272,7 +283,7 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
         ValueError: a tensor breaks the format; the message names it.
     """
     native, activation = require(), settings.activation or "none"
-    weights = [_weight_array(fmt, name, tensors[name]) for name in fmt.tensors]
+    weights = _weight_arrays(fmt, tensors)
     scale = _array("scale", tensors["scale"]) if fmt.dtype == "s8" else None
     bias = None if tensors["bias"] is None else _array("bias", tensors["bias"])
     conv = settings.geometry
@@ -367,6 +378,15 @@ def _weight_array(fmt: Format, name: str, tensor: Tensor | None) -> Any:
         raise ValueError(f"{name}: dtype {tensor.dtype}, expected {stored}")
     signed = _array(name, tensor.view(torch.int16) if stored is torch.bfloat16 else tensor)
     return signed.view(f"u{signed.dtype}")
+
+
+def _weight_arrays(fmt: Format, tensors: Mapping[str, Tensor | None]) -> list[Any]:
+    """All tensors of a format for the extension, None for an optional one that is not there."""
+    arrays = [_weight_array(fmt, name, tensors[name]) for name in fmt.tensors]
+    for name in fmt.optional:
+        given = tensors.get(name)
+        arrays.append(None if given is None else _array(name, given))
+    return arrays
 
 
 def _flat(array: Any) -> Any:

@@ -190,13 +190,15 @@ def _cached_handle(
 
 
 def _optional_tensors(fmt: Format) -> tuple[str, ...]:
-    return ("bias", "input_scale", "input_zero_point") if fmt.dtype == "s8" else ("bias",)
+    layer = ("bias", "input_scale", "input_zero_point") if fmt.dtype == "s8" else ("bias",)
+    return (*fmt.optional, *layer)
 
 
 def tensor_names(fmt: Format) -> tuple[str, ...]:
     """The tensors of a layer in the order of its op: the weight's, [scale], bias, [input_*]."""
     scale = ("scale",) if fmt.dtype == "s8" else ()
-    return (*fmt.tensors, *scale, *_optional_tensors(fmt))
+    rest = _optional_tensors(fmt)[len(fmt.optional) :]
+    return (*fmt.tensors, *fmt.optional, *scale, *rest)
 
 
 _LINEAR_SETTINGS = "int inputs, int outputs, int window, str activation"

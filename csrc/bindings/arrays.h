@@ -55,6 +55,7 @@ void bind_linear_s8(py::module_& m);
 void bind_conv2d(py::module_& m);
 void bind_linear_csr(py::module_& m);
 void bind_linear_float(py::module_& m);
+void bind_windowed(py::module_& m);
 void bind_rates(py::module_& m);
 
 }  // namespace skd

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "bindings/direct_conv2d.h"
-#include "bindings/windowed_float.h"
+#include "bindings/windowed.h"
 #include "core/sizes.h"
 #include "ops/conv2d.h"
 
@@ -39,45 +39,6 @@ DenseMatrix taps_matrix(const py::array& weight) {
   require(weight.shape(1) >= 1 && weight.shape(1) <= (1 << 20), "weight: ", weight.shape(1),
           " taps, expected at least 1");
   return {data, weight.shape(0), weight.shape(2)};
-}
-
-py::tuple pack_windowed(const py::array& weight, std::int64_t groups) {
-  const DenseMatrix dense = taps_matrix(weight);
-  const auto packed = WindowedS8Weight::pack(dense.data, dense.outputs, dense.inputs,
-                                             static_cast<int>(weight.shape(1)), groups);
-  const WindowedS8Parts parts = packed.parts();
-  const py::ssize_t lanes = kLanes, dot = kDot;
-  return py::make_tuple(py::array_t<std::int8_t>({parts.total_steps, lanes, dot}, parts.values),
-                        py::array_t<std::uint8_t>({parts.total_steps, lanes, dot}, parts.positions),
-                        py::array_t<std::uint8_t>({parts.slices, parts.windows}, parts.steps),
-                        py::array_t<std::int64_t>({parts.slices + 1}, parts.step_ptr));
-}
-
-WindowedS8Weight windowed_from(const py::array& values, const py::array& positions,
-                               const py::array& steps, const py::array& step_ptr,
-                               std::int64_t outputs, std::int64_t inputs, std::int64_t taps,
-                               std::int64_t groups) {
-  const SlicedOutputs layout = SlicedOutputs::of(outputs, groups);
-  WindowedS8Parts parts;
-  parts.values = data_of<std::int8_t>(values, "values", {-1, kLanes, kDot});
-  parts.total_steps = values.shape(0);
-  parts.positions = data_of<std::uint8_t>(positions, "positions", {values.shape(0), kLanes, kDot});
-  parts.slices = layout.slices();
-  parts.windows = checked_mul(ceil_div(inputs, kWindow), taps);
-  parts.steps = data_of<std::uint8_t>(steps, "steps", {parts.slices, parts.windows});
-  parts.step_ptr = data_of<std::int64_t>(step_ptr, "step_ptr", {parts.slices + 1});
-  return WindowedS8Weight::from_parts(parts, outputs, inputs, static_cast<int>(taps), groups);
-}
-
-py::array_t<std::int8_t> unpack_windowed(const py::array& values, const py::array& positions,
-                                         const py::array& steps, const py::array& step_ptr,
-                                         std::int64_t outputs, std::int64_t inputs,
-                                         std::int64_t taps, std::int64_t groups) {
-  const auto weight =
-      windowed_from(values, positions, steps, step_ptr, outputs, inputs, taps, groups);
-  py::array_t<std::int8_t> dense({outputs, taps, inputs});
-  weight.unpack(dense.mutable_data());
-  return dense;
 }
 
 py::array_t<std::int8_t> pack_dense(const py::array& weight, std::int64_t groups) {
@@ -121,7 +82,7 @@ Conv2dFloat conv_float(Conv2dFloat::Weight weight, const ConvGeometry& g,
   return Conv2dFloat(std::move(weight), g, biases, activation_from(activation));
 }
 
-WindowedFloatShape shape_of(const ConvGeometry& g, int window) {
+WindowedShape shape_of(const ConvGeometry& g, int window) {
   return {g.out_channels, g.in_channels / g.groups, window, g.taps(), g.groups};
 }
 
@@ -153,9 +114,6 @@ void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four sh
 }  // namespace
 
 void bind_conv2d(py::module_& m) {
-  m.def("pack_conv_windowed_s8", &pack_windowed, "weight"_a, "groups"_a);
-  m.def("unpack_conv_windowed_s8", &unpack_windowed, "values"_a, "positions"_a, "steps"_a,
-        "step_ptr"_a, "outputs"_a, "inputs"_a, "taps"_a, "groups"_a);
   m.def("pack_conv_dense_s8", &pack_dense, "weight"_a, "groups"_a);
   m.def("unpack_conv_dense_s8", &unpack_dense, "panels"_a, "outputs"_a, "inputs"_a, "taps"_a,
         "groups"_a);
@@ -171,15 +129,16 @@ void bind_conv2d(py::module_& m) {
       .def_static(
           "windowed",
           [](const py::array& values, const py::array& positions, const py::array& steps,
-             const py::array& step_ptr, const ConvGeometry& g, const py::array& scale,
-             const std::optional<py::array>& bias, std::optional<float> input_scale,
-             std::int32_t input_zero_point, const std::string& activation) {
-            return conv_s8(windowed_from(values, positions, steps, step_ptr, g.out_channels,
-                                         g.in_channels / g.groups, g.taps(), g.groups),
+             const py::array& step_ptr, const std::optional<py::array>& order,
+             const ConvGeometry& g, const py::array& scale, const std::optional<py::array>& bias,
+             std::optional<float> input_scale, std::int32_t input_zero_point,
+             const std::string& activation) {
+            return conv_s8(windowed_from<S8Format>(values, positions, steps, step_ptr, order,
+                                                   shape_of(g, kWindow)),
                            g, scale, bias, input_scale, input_zero_point, activation);
           },
-          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "geometry"_a, "scale"_a, "bias"_a,
-          "input_scale"_a, "input_zero_point"_a, "activation"_a)
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "order"_a, "geometry"_a, "scale"_a,
+          "bias"_a, "input_scale"_a, "input_zero_point"_a, "activation"_a)
       .def_static(
           "dense",
           [](const py::array& panels, const ConvGeometry& g, const py::array& scale,
@@ -211,24 +170,26 @@ void bind_conv2d(py::module_& m) {
       .def_static(
           "windowed_f32",
           [](const py::array& values, const py::array& positions, const py::array& steps,
-             const py::array& step_ptr, int window, const ConvGeometry& g,
-             const std::optional<py::array>& bias, const std::string& activation) {
-            return conv_float(windowed_float_from<F32Format>(values, positions, steps, step_ptr,
-                                                             shape_of(g, window)),
+             const py::array& step_ptr, const std::optional<py::array>& order, int window,
+             const ConvGeometry& g, const std::optional<py::array>& bias,
+             const std::string& activation) {
+            return conv_float(windowed_from<F32Format>(values, positions, steps, step_ptr, order,
+                                                       shape_of(g, window)),
                               g, bias, activation);
           },
-          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "window"_a, "geometry"_a, "bias"_a,
-          "activation"_a)
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "order"_a, "window"_a, "geometry"_a,
+          "bias"_a, "activation"_a)
       .def_static(
           "windowed_bf16",
           [](const py::array& values, const py::array& positions, const py::array& steps,
-             const py::array& step_ptr, const ConvGeometry& g, const std::optional<py::array>& bias,
+             const py::array& step_ptr, const std::optional<py::array>& order,
+             const ConvGeometry& g, const std::optional<py::array>& bias,
              const std::string& activation) {
-            return conv_float(windowed_float_from<Bf16Format>(values, positions, steps, step_ptr,
-                                                              shape_of(g, kBf16Window32.window)),
+            return conv_float(windowed_from<Bf16Format>(values, positions, steps, step_ptr, order,
+                                                        shape_of(g, kBf16Window32.window)),
                               g, bias, activation);
           },
-          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "geometry"_a, "bias"_a,
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "order"_a, "geometry"_a, "bias"_a,
           "activation"_a)
       .def_static(
           "depthwise",

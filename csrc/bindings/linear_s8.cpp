@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "bindings/direct.h"
+#include "bindings/windowed.h"
 #include "core/sizes.h"
 #include "formats/dense_s8.h"
 #include "formats/windowed_s8.h"
@@ -15,8 +16,6 @@ namespace {
 
 using namespace pybind11::literals;
 using S8 = py::array_t<std::int8_t>;
-using U8 = py::array_t<std::uint8_t>;
-using I64 = py::array_t<std::int64_t>;
 
 struct DenseMatrix {
   const std::int8_t* data;
@@ -26,41 +25,6 @@ struct DenseMatrix {
 DenseMatrix matrix_of(const py::array& weight) {
   const std::int8_t* data = data_of<std::int8_t>(weight, "weight", {-1, -1});
   return {data, weight.shape(0), weight.shape(1)};
-}
-
-WindowedS8Weight windowed_from(const py::array& values, const py::array& positions,
-                               const py::array& steps, const py::array& step_ptr,
-                               std::int64_t outputs, std::int64_t inputs) {
-  require(outputs >= 0 && inputs >= 0, "a weight of ", outputs, " outputs and ", inputs,
-          " inputs, expected at least 0");
-  WindowedS8Parts parts;
-  parts.values = data_of<std::int8_t>(values, "values", {-1, kLanes, kDot});
-  parts.total_steps = values.shape(0);
-  parts.positions = data_of<std::uint8_t>(positions, "positions", {values.shape(0), kLanes, kDot});
-  parts.slices = ceil_div(outputs, kLanes);
-  parts.windows = ceil_div(inputs, kWindow);
-  parts.steps = data_of<std::uint8_t>(steps, "steps", {parts.slices, parts.windows});
-  parts.step_ptr = data_of<std::int64_t>(step_ptr, "step_ptr", {parts.slices + 1});
-  return WindowedS8Weight::from_parts(parts, outputs, inputs);
-}
-
-py::tuple pack_windowed_s8(const py::array& weight) {
-  const DenseMatrix dense = matrix_of(weight);
-  const auto packed = WindowedS8Weight::pack(dense.data, dense.outputs, dense.inputs);
-  const WindowedS8Parts parts = packed.parts();
-  const py::ssize_t lanes = kLanes, dot = kDot;
-  return py::make_tuple(S8({parts.total_steps, lanes, dot}, parts.values),
-                        U8({parts.total_steps, lanes, dot}, parts.positions),
-                        U8({parts.slices, parts.windows}, parts.steps),
-                        I64({parts.slices + 1}, parts.step_ptr));
-}
-
-S8 unpack_windowed_s8(const py::array& values, const py::array& positions, const py::array& steps,
-                      const py::array& step_ptr, std::int64_t outputs, std::int64_t inputs) {
-  const auto weight = windowed_from(values, positions, steps, step_ptr, outputs, inputs);
-  S8 dense({outputs, inputs});
-  weight.unpack(dense.mutable_data());
-  return dense;
 }
 
 DenseS8Weight dense_from(const py::array& panels, std::int64_t outputs, std::int64_t inputs) {
@@ -107,9 +71,6 @@ void forward(const LinearS8& linear, std::uintptr_t x, std::int64_t rows, std::u
 }  // namespace
 
 void bind_linear_s8(py::module_& m) {
-  m.def("pack_windowed_s8", &pack_windowed_s8, "weight"_a);
-  m.def("unpack_windowed_s8", &unpack_windowed_s8, "values"_a, "positions"_a, "steps"_a,
-        "step_ptr"_a, "outputs"_a, "inputs"_a);
   m.def("pack_dense_s8", &pack_dense_s8, "weight"_a);
   m.def("unpack_dense_s8", &unpack_dense_s8, "panels"_a, "outputs"_a, "inputs"_a);
 
@@ -117,15 +78,17 @@ void bind_linear_s8(py::module_& m) {
       .def_static(
           "windowed",
           [](const py::array& values, const py::array& positions, const py::array& steps,
-             const py::array& step_ptr, std::int64_t inputs, const py::array& scale,
-             const std::optional<py::array>& bias, std::optional<float> input_scale,
-             std::int32_t input_zero_point, const std::string& activation) {
+             const py::array& step_ptr, const std::optional<py::array>& order, std::int64_t inputs,
+             const py::array& scale, const std::optional<py::array>& bias,
+             std::optional<float> input_scale, std::int32_t input_zero_point,
+             const std::string& activation) {
             const std::int64_t outputs = scale.size();
-            return linear_from(windowed_from(values, positions, steps, step_ptr, outputs, inputs),
+            return linear_from(windowed_from<S8Format>(values, positions, steps, step_ptr, order,
+                                                       {outputs, inputs, kWindow}),
                                outputs, scale, bias, input_scale, input_zero_point, activation);
           },
-          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "inputs"_a, "scale"_a, "bias"_a,
-          "input_scale"_a, "input_zero_point"_a, "activation"_a)
+          "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "order"_a, "inputs"_a, "scale"_a,
+          "bias"_a, "input_scale"_a, "input_zero_point"_a, "activation"_a)
       .def_static(
           "dense",
           [](const py::array& panels, std::int64_t inputs, const py::array& scale,

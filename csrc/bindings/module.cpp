@@ -59,5 +59,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   skd::bind_conv2d(m);
   skd::bind_linear_csr(m);
   skd::bind_linear_float(m);
+  skd::bind_windowed(m);
   skd::bind_rates(m);
 }

@@ -141,6 +141,14 @@ std::vector<std::int32_t> make_order(Random& random, std::int64_t outputs, std::
   return order;
 }
 
+std::vector<std::int32_t> order_of(const Problem& p) {
+  if (!p.ordered) return {};
+  Random random(p.seed, 1);
+  std::vector<std::int32_t> order = make_order(random, p.outputs, groups_of(p));
+  if (std::is_sorted(order.begin(), order.end())) order.clear();
+  return order;
+}
+
 std::vector<std::int32_t> places_of(const std::vector<std::int32_t>& order, std::int64_t groups) {
   std::vector<std::int32_t> places(order.size());
   const std::int64_t per_group = static_cast<std::int64_t>(order.size()) / groups;

@@ -19,6 +19,8 @@ std::vector<float> make_float_weights(const Problem& p, Random& random);
 // The output that stands in each place: those of every group shuffled, reversed or as they are
 // within blocks of 64, the last one short.
 std::vector<std::int32_t> make_order(Random& random, std::int64_t outputs, std::int64_t groups);
+// Of an ordered problem; empty for others, and where no output would move.
+std::vector<std::int32_t> order_of(const Problem& p);
 // For each output its place within the block.
 std::vector<std::int32_t> places_of(const std::vector<std::int32_t>& order, std::int64_t groups);
 

@@ -1,11 +1,17 @@
 #include "check/malformed.h"
 
 #include <cstddef>
+#include <numeric>
+#include <utility>
 
 namespace skd::check {
 namespace {
 
 constexpr std::int64_t kEntries = kLanes * kDot;  // of one step
+
+std::size_t random_place(const std::vector<std::int32_t>& order, Random& random) {
+  return static_cast<std::size_t>(random.in(0, static_cast<std::int64_t>(order.size()) - 1));
+}
 
 std::int64_t count_of(const std::vector<std::uint8_t>& v) {
   return static_cast<std::int64_t>(v.size());
@@ -221,6 +227,30 @@ bool dense_enormous(StoredDense& s, Random& random) {
 
 }  // namespace
 
+bool output_twice(std::vector<std::int32_t>& order, Random& random) {
+  if (order.size() < 2) return false;
+  const std::size_t place = random_place(order, random), other = place == 0 ? 1 : place - 1;
+  order[place] = order[other];
+  return true;
+}
+bool no_such_output(std::vector<std::int32_t>& order, Random& random) {
+  if (order.empty()) return false;
+  const auto outputs = static_cast<std::int32_t>(order.size());
+  order[random_place(order, random)] = random.pick({-1, outputs, INT32_MIN, INT32_MAX});
+  return true;
+}
+bool across_blocks(std::vector<std::int32_t>& order, const SlicedOutputs& layout) {
+  if (order.empty() || layout.blocks() < 2) return false;
+  std::swap(order.front(), order.back());
+  return true;
+}
+bool moves_nothing(std::vector<std::int32_t>& order, std::int64_t outputs) {
+  if (outputs <= 0) return false;
+  order.resize(static_cast<std::size_t>(outputs));
+  std::iota(order.begin(), order.end(), 0);
+  return true;
+}
+
 StoredWindowed::StoredWindowed(const WindowedS8Weight& weight) {
   const WindowedS8Parts parts = weight.parts();
   total_steps = parts.total_steps;
@@ -234,9 +264,11 @@ StoredWindowed::StoredWindowed(const WindowedS8Weight& weight) {
   positions.assign(parts.positions, parts.positions + total_steps * kEntries);
   steps.assign(parts.steps, parts.steps + slices * windows);
   step_ptr.assign(parts.step_ptr, parts.step_ptr + slices + 1);
+  if (parts.order != nullptr) order.assign(parts.order, parts.order + outputs);
 }
 
 const std::vector<WindowedDamage>& windowed_damages() {
+  using S = StoredWindowed;
   static const std::vector<WindowedDamage> damages = {
       {"step_ptr does not start at 0", pointer_starts_elsewhere},
       {"step_ptr is wrong", pointer_wrong},
@@ -260,6 +292,11 @@ const std::vector<WindowedDamage>& windowed_damages() {
       {"a weight after padding", weight_after_pad},
       {"a weight of no output", weight_of_no_output},
       {"groups that do not divide", other_groups},
+      {"an order with an output twice", [](S& s, Random& r) { return output_twice(s.order, r); }},
+      {"an order with no such output", [](S& s, Random& r) { return no_such_output(s.order, r); }},
+      {"an order across blocks", [](S& s, Random&) { return across_blocks(s.order, s.layout()); }},
+      {"an order that moves nothing",
+       [](S& s, Random&) { return moves_nothing(s.order, s.outputs); }},
   };
   return damages;
 }

@@ -15,6 +15,7 @@ struct StoredWindowed {
   std::vector<std::int8_t> values;
   std::vector<std::uint8_t> positions, steps;
   std::vector<std::int64_t> step_ptr;
+  std::vector<std::int32_t> order;  // empty: none
   std::int64_t total_steps, slices, windows, outputs, inputs, groups;
   int taps;
 
@@ -29,6 +30,12 @@ struct WindowedDamage {
   bool (*apply)(StoredWindowed& stored, Random& random);
 };
 const std::vector<WindowedDamage>& windowed_damages();
+
+// Damage to an order, for every windowed format; false when there is no place for it.
+bool output_twice(std::vector<std::int32_t>& order, Random& random);
+bool no_such_output(std::vector<std::int32_t>& order, Random& random);
+bool across_blocks(std::vector<std::int32_t>& order, const SlicedOutputs& layout);
+bool moves_nothing(std::vector<std::int32_t>& order, std::int64_t outputs);
 
 struct StoredDense {
   std::vector<std::int8_t> panels;

@@ -239,6 +239,7 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       pick_conv(random, p);
       break;
   }
+  if (is_windowed(p.op) && !is_tile(p.op)) p.ordered = random.percent(50);
   p.seed = random.next();
   return p;
 }

@@ -68,6 +68,10 @@ inline bool has_float_windows(Op op) {
          op == Op::linear_windowed_f32 || op == Op::format_windowed_f32 ||
          op == Op::conv_windowed_f32;
 }
+inline bool is_windowed(Op op) {
+  return has_float_windows(op) || op == Op::tile_windowed_s8 || op == Op::linear_windowed_s8 ||
+         op == Op::format_windowed_s8 || op == Op::conv_windowed_s8;
+}
 inline bool is_float(Op op) {
   return has_float_windows(op) || is_csr(op) || op == Op::conv_depthwise_f32 ||
          op == Op::tile_depthwise_f32 || op == Op::epilogue_sums || op == Op::transpose_f32 ||
@@ -143,7 +147,7 @@ struct Problem {
   Mask mask = Mask::full;
   int mask_n = 0;
   int window = 32;       // of a float format
-  bool ordered = false;  // outputs stand in another order
+  bool ordered = false;  // outputs stand in an order of their own
   WeightFill weights = WeightFill::any;
   ByteFill bytes = ByteFill::any;
   FloatFill floats = FloatFill::normal;
@@ -157,6 +161,10 @@ struct Problem {
   bool same_rows = false;  // all rows of the input are one and the same (stride 0, padding rows)
   Images images;
 };
+
+inline std::int64_t groups_of(const Problem& p) {
+  return is_conv(p.op) ? p.images.geometry.groups : p.groups;
+}
 
 Problem make_problem(std::uint64_t seed, std::uint64_t index);
 std::string describe(const Problem& problem);

@@ -7,7 +7,7 @@
 #include "check/data.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
-#include "check/windowed_floats.h"
+#include "check/windowed_weights.h"
 
 namespace skd::check {
 namespace {

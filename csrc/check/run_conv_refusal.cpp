@@ -45,7 +45,8 @@ Conv2dS8 make_s8(Kind kind, const WeightShape& w, const ConvGeometry& g, bool dy
                     Activation::none);
   };
   if (kind == Kind::windowed_s8) {
-    return layer(WindowedS8Weight::pack(ones.data(), w.outputs, w.inputs, w.taps, w.groups));
+    const WindowedShape shape{w.outputs, w.inputs, kWindow, w.taps, w.groups};
+    return layer(WindowedS8Weight::pack(ones.data(), shape));
   }
   if (kind == Kind::dense_s8) {
     return layer(DenseS8Weight::pack(ones.data(), w.outputs, w.inputs, w.taps, w.groups));
@@ -59,12 +60,12 @@ Conv2dFloat make_float(Kind kind, const WeightShape& w, const ConvGeometry& g) {
   };
   const std::vector<float> ones(w.count(), 1.0f);
   if (kind == Kind::windowed_f32) {
-    const WindowedFloatShape shape{w.outputs, w.inputs, 16, w.taps, w.groups};
+    const WindowedShape shape{w.outputs, w.inputs, 16, w.taps, w.groups};
     return layer(WindowedF32Weight::pack(ones.data(), shape));
   }
   if (kind == Kind::bf16) {
     const std::vector<std::uint16_t> bits(w.count(), bf16_from_float(1.0f));
-    const WindowedFloatShape shape{w.outputs, w.inputs, 32, w.taps, w.groups};
+    const WindowedShape shape{w.outputs, w.inputs, 32, w.taps, w.groups};
     return layer(WindowedBf16Weight::pack(bits.data(), shape));
   }
   return layer(DepthwiseF32Weight(ones.data(), w.outputs, w.taps));

@@ -7,6 +7,7 @@
 #include "check/data.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
+#include "check/windowed_weights.h"
 
 namespace skd::check {
 namespace {
@@ -89,9 +90,7 @@ ConvData make_data(const Problem& p) {
 
 Conv2dS8::Weight pack(const Problem& p, const std::vector<std::int8_t>& dense) {
   const std::int64_t groups = p.images.geometry.groups;
-  if (p.op == Op::conv_windowed_s8) {
-    return WindowedS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, groups);
-  }
+  if (p.op == Op::conv_windowed_s8) return pack_windowed<S8Format>(p, dense.data());
   if (p.op == Op::conv_dense_s8) {
     return DenseS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, groups);
   }

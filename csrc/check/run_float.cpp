@@ -11,7 +11,7 @@
 #include "check/data.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
-#include "check/windowed_floats.h"
+#include "check/windowed_weights.h"
 #include "ops/linear_csr.h"
 #include "ops/linear_float.h"
 

@@ -7,8 +7,9 @@
 #include <vector>
 
 #include "check/data.h"
+#include "check/malformed.h"
 #include "check/runner.h"
-#include "check/windowed_floats.h"
+#include "check/windowed_weights.h"
 #include "core/check.h"
 
 namespace skd::check {
@@ -29,12 +30,12 @@ struct Stored {
   std::vector<typename Format::Word> positions;
   std::vector<std::uint8_t> steps;
   std::vector<std::int64_t> step_ptr;
+  std::vector<std::int32_t> order;       // empty: none
   std::vector<std::int64_t> first_word;  // [slices + 1], never stored
   std::int64_t total_steps, total_words, slices, windows;
-  WindowedFloatShape shape;
+  WindowedShape shape;
 
-  Stored(const WindowedFloatWeight<Format>& weight, const WindowedFloatShape& claimed)
-      : shape(claimed) {
+  Stored(const WindowedWeight<Format>& weight, const WindowedShape& claimed) : shape(claimed) {
     const auto parts = weight.parts();
     constexpr std::int64_t kEntries = kEntriesOf<Format>;
     total_steps = parts.total_steps;
@@ -45,6 +46,7 @@ struct Stored {
     positions.assign(parts.positions, parts.positions + total_words * kEntries);
     steps.assign(parts.steps, parts.steps + slices * windows);
     step_ptr.assign(parts.step_ptr, parts.step_ptr + slices + 1);
+    if (parts.order != nullptr) order.assign(parts.order, parts.order + shape.outputs);
     first_word.push_back(0);
     for (std::int64_t i = 0; i < slices; ++i) {
       const std::int64_t count = step_ptr[size(i + 1)] - step_ptr[size(i)];
@@ -56,7 +58,7 @@ struct Stored {
     const bool bits = values.empty() || std::memcmp(values.data(), other.values.data(),
                                                     values.size() * sizeof values[0]) == 0;
     return values.size() == other.values.size() && bits && positions == other.positions &&
-           steps == other.steps && step_ptr == other.step_ptr;
+           steps == other.steps && step_ptr == other.step_ptr && order == other.order;
   }
   bool kept(std::int64_t entry) const {
     const auto zero = typename Format::Value{};
@@ -91,7 +93,8 @@ std::vector<typename Format::Value> read(const Stored<Format>& s) {
         for (std::int64_t e = 0; e < kEntriesOf<Format>; ++e) {
           const std::int64_t entry = (s.step_ptr[size(slice)] + t) * kEntriesOf<Format> + e;
           if (!s.kept(entry)) continue;
-          const std::int64_t output = s.layout().first_output(slice) + e / Format::kDot;
+          const std::int64_t place = s.layout().first_output(slice) + e / Format::kDot;
+          const std::int64_t output = s.order.empty() ? place : s.order[size(place)];
           const auto word = s.positions[size(s.word_of(slice, t, e))];
           const std::int64_t position = (word >> s.shift_of(t)) % window;
           dense[size((output * taps + w / per_tap) * inputs + w % per_tap * window + position)] =
@@ -104,12 +107,12 @@ std::vector<typename Format::Value> read(const Stored<Format>& s) {
 }
 
 template <class Format>
-WindowedFloatWeight<Format> load(const Stored<Format>& s, Side side, GuardedMemory& memory) {
+WindowedWeight<Format> load(const Stored<Format>& s, Side side, GuardedMemory& memory) {
   memory.start(side);
   const auto guard = [&memory](const char* name, const auto& v) {
     return memory.copy(name, v.data(), count_of(v));
   };
-  WindowedFloatParts<Format> parts;
+  WindowedParts<Format> parts;
   parts.values = guard("values", s.values);
   parts.positions = guard("positions", s.positions);
   parts.total_steps = s.total_steps;
@@ -118,11 +121,12 @@ WindowedFloatWeight<Format> load(const Stored<Format>& s, Side side, GuardedMemo
   parts.slices = s.slices;
   parts.windows = s.windows;
   parts.step_ptr = guard("step_ptr", s.step_ptr);
-  return WindowedFloatWeight<Format>::from_parts(parts, s.shape);
+  if (!s.order.empty()) parts.order = guard("order", s.order);
+  return WindowedWeight<Format>::from_parts(parts, s.shape);
 }
 
 template <class Format>
-std::vector<typename Format::Value> unpack(const WindowedFloatWeight<Format>& weight) {
+std::vector<typename Format::Value> unpack(const WindowedWeight<Format>& weight) {
   std::vector<typename Format::Value> dense(
       size(weight.outputs() * weight.taps() * weight.inputs()));
   weight.unpack(dense.data());
@@ -279,6 +283,13 @@ const std::vector<Damage<Format>>& damages() {
          const std::int64_t lane = random.in(lanes, kLanes - 1);
          return put(s, step * kEntriesOf<Format> + lane * Format::kDot, 1.5f);
        }},
+      {"an order with an output twice",
+       [](S& s, Random& random) { return output_twice(s.order, random); }},
+      {"an order with no such output",
+       [](S& s, Random& random) { return no_such_output(s.order, random); }},
+      {"an order across blocks", [](S& s, Random&) { return across_blocks(s.order, s.layout()); }},
+      {"an order that moves nothing",
+       [](S& s, Random&) { return moves_nothing(s.order, s.shape.outputs); }},
   };
   return list;
 }
@@ -314,7 +325,8 @@ void expect_canonical_if_accepted(const Stored<Format>& damaged, GuardedMemory& 
   bool canonical = true;
   try {
     const auto weight = load(damaged, Side::end, memory);
-    const auto again = WindowedFloatWeight<Format>::pack(unpack(weight).data(), damaged.shape);
+    const auto again =
+        WindowedWeight<Format>::pack(unpack(weight).data(), damaged.shape, weight.parts().order);
     canonical = Stored<Format>(again, damaged.shape) == damaged;
   } catch (const Error&) {
     return;
@@ -349,8 +361,10 @@ Coverage check_format(const Problem& p, GuardedMemory& memory) {
     expect(Stored<Format>(again, shape_of(p)) == stored, "from_parts changes the parts");
     expect(unpack(again) == dense, "unpack(from_parts(parts)) differs from w");
   }
-  const auto steps = WindowedFloatWeight<Format>::count_steps(dense.data(), shape_of(p));
-  expect(steps == weight.total_steps(), "count_steps ", steps, ", packed ", weight.total_steps());
+  const auto steps = WindowedWeight<Format>::count_steps(dense.data(), shape_of(p));
+  expect(p.ordered || steps == weight.total_steps(), "count_steps ", steps, ", packed ",
+         weight.total_steps());
+  expect_order_saves<Format>(dense.data(), shape_of(p));
   expect_not_finite_refused<Format>(p, floats, random);
   for (int i = 0; i < kDamages; ++i) {
     const auto& list = damages<Format>();
@@ -358,11 +372,12 @@ Coverage check_format(const Problem& p, GuardedMemory& memory) {
   }
   for (int i = 0; i < kFlips; ++i) {
     Stored<Format> damaged = stored;
-    const std::int64_t array = random.in(0, 5);
+    const std::int64_t array = random.in(0, 6);
     if (array == 0) flip(damaged.step_ptr, random);
     if (array == 1) flip(damaged.steps, random);
     if (array == 2 || array == 3) flip(damaged.positions, random);
-    if (array > 3) flip(damaged.values, random);
+    if (array == 4 || array == 5) flip(damaged.values, random);
+    if (array == 6) flip(damaged.order, random);
     expect_canonical_if_accepted(damaged, memory);
   }
   Coverage coverage;

@@ -8,6 +8,7 @@
 #include "check/data.h"
 #include "check/malformed.h"
 #include "check/runner.h"
+#include "check/windowed_weights.h"
 #include "core/check.h"
 #include "formats/dense_s8.h"
 
@@ -19,8 +20,6 @@ using Matrix = std::vector<std::int8_t>;
 constexpr int kDamages = 4;  // tried on each problem
 constexpr int kFlips = 3;
 
-std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
-
 template <class T>
 bool equal(const T* a, const std::vector<T>& b) {
   return std::equal(b.begin(), b.end(), a);
@@ -29,7 +28,7 @@ bool equal(const T* a, const std::vector<T>& b) {
 bool same_parts(const WindowedS8Weight& a, const WindowedS8Weight& b) {
   const StoredWindowed x(a), y(b);
   return x.values == y.values && x.positions == y.positions && x.steps == y.steps &&
-         x.step_ptr == y.step_ptr;
+         x.step_ptr == y.step_ptr && x.order == y.order;
 }
 
 template <class Weight>
@@ -37,6 +36,10 @@ Matrix unpack(const Weight& weight) {
   Matrix dense(size(weight.outputs() * weight.taps() * weight.inputs()), 99);
   weight.unpack(dense.data());
   return dense;
+}
+
+std::int64_t output_in(const StoredWindowed& s, std::int64_t place) {
+  return s.order.empty() ? place : s.order[size(place)];
 }
 
 // The dense matrix by the drawing in formats/windowed_s8.h.
@@ -51,7 +54,7 @@ Matrix read_windowed(const WindowedS8Weight& weight) {
         for (std::int64_t entry = 0; entry < kLanes * kDot; ++entry) {
           const std::int8_t value = s.values[size(step * kLanes * kDot + entry)];
           if (value == 0) continue;
-          const std::int64_t output = s.layout().first_output(slice) + entry / kDot;
+          const std::int64_t output = output_in(s, s.layout().first_output(slice) + entry / kDot);
           const std::int64_t input =
               w % per_tap * kWindow + s.positions[size(step * kLanes * kDot + entry)];
           dense[size((output * s.taps + w / per_tap) * s.inputs + input)] = value;
@@ -70,7 +73,8 @@ void expect_derived(const WindowedS8Weight& weight, const Matrix& dense) {
   std::int64_t largest = 0;
   for (std::int64_t i = 0; i < s.slices * kLanes; ++i) {
     const bool real = i % kLanes < s.layout().lanes(i / kLanes);
-    const std::int64_t o = s.layout().first_output(i / kLanes) + i % kLanes;
+    const std::int64_t place = s.layout().first_output(i / kLanes) + i % kLanes;
+    const std::int64_t o = real ? output_in(s, place) : 0;
     std::int64_t sum = 0, absolute = 0;
     for (std::int64_t k = 0; real && k < columns; ++k) {
       sum += dense[size(o * columns + k)];
@@ -103,12 +107,13 @@ WindowedS8Weight load(const StoredWindowed& s, Side side, GuardedMemory& memory)
   WindowedS8Parts parts;
   parts.values = guard("values", s.values);
   parts.positions = guard("positions", s.positions);
-  parts.total_steps = s.total_steps;
+  parts.total_steps = parts.total_words = s.total_steps;
   parts.steps = guard("steps", s.steps);
   parts.slices = s.slices;
   parts.windows = s.windows;
   parts.step_ptr = guard("step_ptr", s.step_ptr);
-  return WindowedS8Weight::from_parts(parts, s.outputs, s.inputs, s.taps, s.groups);
+  if (!s.order.empty()) parts.order = guard("order", s.order);
+  return WindowedS8Weight::from_parts(parts, {s.outputs, s.inputs, kWindow, s.taps, s.groups});
 }
 
 DenseS8Weight load(const StoredDense& s, Side side, GuardedMemory& memory) {
@@ -146,8 +151,8 @@ void flip(Array& array, Random& random) {
 
 bool is_canonical(const WindowedS8Weight& weight) {
   const Matrix dense = unpack(weight);
-  return same_parts(weight, WindowedS8Weight::pack(dense.data(), weight.outputs(), weight.inputs(),
-                                                   weight.taps(), weight.layout().groups));
+  return same_parts(weight,
+                    WindowedS8Weight::pack(dense.data(), weight.shape(), weight.parts().order));
 }
 bool is_canonical(const DenseS8Weight& weight) {
   const Matrix dense = unpack(weight);
@@ -177,13 +182,13 @@ void expect_canonical_if_accepted(const Stored& damaged, GuardedMemory& memory) 
   expect(canonical, "damaged parts gave a weight that is accepted, but not canonical");
 }
 
-template <class Weight>
-void expect_minus_128_refused(const Problem& p, Matrix dense, Random& random) {
+template <class Pack>
+void expect_minus_128_refused(Matrix dense, Random& random, const Pack& pack) {
   if (dense.empty()) return;
   dense[size(random.in(0, static_cast<std::int64_t>(dense.size()) - 1))] = -128;
   std::string message;
   try {
-    Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, p.groups);
+    pack(dense.data());
   } catch (const Error& error) {
     message = error.what();
   }
@@ -195,14 +200,14 @@ void expect_minus_128_refused(const Problem& p, Matrix dense, Random& random) {
 Coverage run_windowed_format(const Problem& p, GuardedMemory& memory) {
   Random random(p.seed);
   const Matrix dense = make_weights(p, random);
-  const auto weight = WindowedS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps, p.groups);
+  const auto weight = pack_windowed<S8Format>(p, dense.data());
   expect(read_windowed(weight) == dense, "pack does not follow the drawing");
   expect(unpack(weight) == dense, "unpack(pack(w)) differs from w");
   expect_derived(weight, dense);
 
   const StoredWindowed stored(weight);
   const std::size_t bytes = stored.values.size() + stored.positions.size() + stored.steps.size() +
-                            8 * stored.step_ptr.size();
+                            8 * stored.step_ptr.size() + 4 * stored.order.size();
   expect(size(weight.packed_bytes()) == bytes, "packed_bytes ", weight.packed_bytes());
   for (const Side side : {Side::end, Side::start}) {
     const WindowedS8Weight again = load(stored, side, memory);
@@ -210,7 +215,9 @@ Coverage run_windowed_format(const Problem& p, GuardedMemory& memory) {
     expect(unpack(again) == dense, "unpack(from_parts(parts)) differs from w");
     expect_derived(again, dense);
   }
-  expect_minus_128_refused<WindowedS8Weight>(p, dense, random);
+  expect_order_saves<S8Format>(dense.data(), shape_of(p));
+  expect_minus_128_refused(dense, random,
+                           [&](const std::int8_t* w) { pack_windowed<S8Format>(p, w); });
   const auto& damages = windowed_damages();
   for (int i = 0; i < kDamages; ++i) {
     const auto which = random.in(0, static_cast<std::int64_t>(damages.size()) - 1);
@@ -218,12 +225,13 @@ Coverage run_windowed_format(const Problem& p, GuardedMemory& memory) {
   }
   for (int i = 0; i < kFlips; ++i) {
     StoredWindowed damaged = stored;
-    const std::int64_t array = random.in(0, 6);
+    const std::int64_t array = random.in(0, 7);
     if (array == 0) flip(damaged.step_ptr, random);
     if (array == 1) flip(damaged.steps, random);
     if (array == 2 || array == 3) flip(damaged.positions, random);
     if (array == 4 || array == 5) flip(damaged.values, random);
     if (array == 6) move_step(damaged, random);
+    if (array == 7) flip(damaged.order, random);
     expect_canonical_if_accepted(damaged, memory);
   }
   Coverage coverage;
@@ -263,7 +271,9 @@ Coverage run_dense_format(const Problem& p, GuardedMemory& memory) {
     expect(unpack(load(stored, side, memory)) == dense,
            "unpack(from_parts(panels)) differs from w");
   }
-  expect_minus_128_refused<DenseS8Weight>(p, dense, random);
+  expect_minus_128_refused(dense, random, [&](const std::int8_t* w) {
+    DenseS8Weight::pack(w, p.outputs, p.inputs, p.taps, p.groups);
+  });
   const auto& damages = dense_damages();
   for (int i = 0; i < kDamages; ++i) {
     const auto which = random.in(0, static_cast<std::int64_t>(damages.size()) - 1);

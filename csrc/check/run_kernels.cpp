@@ -6,6 +6,7 @@
 
 #include "check/data.h"
 #include "check/runner.h"
+#include "check/windowed_weights.h"
 #include "formats/dense_s8.h"
 #include "formats/windowed_s8.h"
 #include "kernels/reference.h"
@@ -15,14 +16,12 @@ namespace {
 
 constexpr Side kSides[] = {Side::end, Side::start};
 
-std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
-
 // A weight in either format, and where its arrays lie for a call: guarded copies.
 class TileWeight {
  public:
   TileWeight(const Problem& p, const std::vector<std::int8_t>& dense)
       : weight_(p.op == Op::tile_windowed_s8
-                    ? Weight(WindowedS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps))
+                    ? Weight(pack_windowed<S8Format>(p, dense.data()))
                     : Weight(DenseS8Weight::pack(dense.data(), p.outputs, p.inputs, p.taps))) {}
 
   void run(const KernelTable& table, const TileS8& tile, Environment environment,

@@ -8,18 +8,21 @@
 #include "check/data.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
+#include "check/windowed_weights.h"
 #include "kernels/reference.h"
 #include "ops/linear.h"
 
 namespace skd::check {
 namespace {
 
-std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
-
 LinearS8::Weight pack(bool windowed, const std::vector<std::int8_t>& dense, std::int64_t outputs,
                       std::int64_t inputs) {
-  if (windowed) return WindowedS8Weight::pack(dense.data(), outputs, inputs);
+  if (windowed) return WindowedS8Weight::pack(dense.data(), {outputs, inputs, kWindow});
   return DenseS8Weight::pack(dense.data(), outputs, inputs);
+}
+LinearS8::Weight pack(const Problem& p, const std::vector<std::int8_t>& dense) {
+  if (is_windowed(p.op)) return pack_windowed<S8Format>(p, dense.data());
+  return DenseS8Weight::pack(dense.data(), p.outputs, p.inputs);
 }
 
 struct LinearData {
@@ -83,8 +86,8 @@ LinearData make_linear(const Problem& p) {
 }
 
 LinearS8 make_layer(const Problem& p, const LinearData& data) {
-  return LinearS8(pack(p.op == Op::linear_windowed_s8, data.dense, p.outputs, p.inputs),
-                  data.scale.data(), data.bias_or_null(), data.quant, p.activation);
+  return LinearS8(pack(p, data.dense), data.scale.data(), data.bias_or_null(), data.quant,
+                  p.activation);
 }
 
 // What the scalar kernels give, on one thread, all rows in one call.

@@ -31,6 +31,7 @@ class DenseS8Weight {
   std::int64_t inputs() const { return inputs_; }
   int taps() const { return taps_; }
   const SlicedOutputs& layout() const { return layout_; }
+  const std::int32_t* places() const { return nullptr; }  // outputs stand in their order
   std::int64_t slices() const { return layout_.slices(); }
   std::int64_t quads() const { return quads_; }  // taps * ceil(inputs / 4)
   std::int64_t packed_bytes() const { return panels_.size(); }

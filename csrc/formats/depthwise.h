@@ -25,6 +25,7 @@ class DepthwiseS8Weight {
 
   std::int64_t channels() const { return channels_; }
   int taps() const { return taps_; }
+  const std::int32_t* places() const { return nullptr; }  // channels stand in their order
   std::int64_t slices() const { return ceil_div(channels_, kLanes); }
   // Where a channel's sum stands among the lanes of all blocks.
   static std::int64_t place_of(std::int64_t channel);
@@ -46,6 +47,7 @@ class DepthwiseF32Weight {
 
   std::int64_t channels() const { return channels_; }
   int taps() const { return taps_; }
+  const std::int32_t* places() const { return nullptr; }  // channels stand in their order
   std::int64_t slices() const { return ceil_div(channels_, kLanes); }
   const DepthwiseF32& view() const { return view_; }
 

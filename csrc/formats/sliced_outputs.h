@@ -7,6 +7,7 @@
 
 #include "core/check.h"
 #include "core/sizes.h"
+#include "core/threads.h"
 #include "kernels/kernels.h"
 
 namespace skd {
@@ -35,6 +36,12 @@ struct SlicedOutputs {
   std::int64_t slice_of(std::int64_t output) const {
     return output / per_group() * slices_per_group() + output % per_group() / kLanes;
   }
+  // The up to 64 outputs of a group among which a weight may have an order of its own.
+  Range block_of(std::int64_t output) const {
+    const std::int64_t in_group = output % per_group(), first = output - in_group;
+    const std::int64_t begin = in_group / kOrderBlock * kOrderBlock;
+    return {first + begin, first + std::min<std::int64_t>(begin + kOrderBlock, per_group())};
+  }
   // Groups fall into blocks of up to 64 outputs, four slices; work is split between blocks.
   std::int64_t blocks() const { return groups * ceil_div(per_group(), kOrderBlock); }
   // The first slice of a block; of blocks(), slices().
@@ -42,6 +49,10 @@ struct SlicedOutputs {
     const std::int64_t each = ceil_div(per_group(), kOrderBlock);
     if (each == 0) return 0;
     return block / each * slices_per_group() + block % each * (kOrderBlock / kLanes);
+  }
+  // The first slice of the block that a slice is in.
+  std::int64_t block_start(std::int64_t slice) const {
+    return slice - slice % slices_per_group() % (kOrderBlock / kLanes);
   }
   int lane_of(std::int64_t output) const { return static_cast<int>(output % per_group() % kLanes); }
 };

@@ -14,11 +14,4 @@ std::uint16_t bf16_from_float(float x) {
   return static_cast<std::uint16_t>(upper);
 }
 
-float float_from_bf16(std::uint16_t bits) {
-  const std::uint32_t wide = std::uint32_t{bits} << 16;
-  float x;
-  std::memcpy(&x, &wide, sizeof x);
-  return x;
-}
-
 }  // namespace skd

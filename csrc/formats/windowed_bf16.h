@@ -9,10 +9,9 @@
 
 namespace skd {
 
-using WindowedBf16Weight = WindowedFloatWeight<Bf16Format>;
-using WindowedBf16Parts = WindowedFloatParts<Bf16Format>;
+using WindowedBf16Weight = WindowedWeight<Bf16Format>;
 
 std::uint16_t bf16_from_float(float x);
-float float_from_bf16(std::uint16_t bits);
+inline float float_from_bf16(std::uint16_t bits) { return Bf16Format::number(bits); }
 
 }  // namespace skd

@@ -2,8 +2,8 @@
 
 namespace skd {
 
-int cheaper_f32_window(const float* dense, const WindowedFloatShape& shape) {
-  WindowedFloatShape with = shape;
+int cheaper_f32_window(const float* dense, const WindowedShape& shape) {
+  WindowedShape with = shape;
   with.window = 16;
   const auto narrow = static_cast<double>(WindowedF32Weight::count_steps(dense, with));
   with.window = 32;

@@ -6,8 +6,7 @@
 
 namespace skd {
 
-using WindowedF32Weight = WindowedFloatWeight<F32Format>;
-using WindowedF32Parts = WindowedFloatParts<F32Format>;
+using WindowedF32Weight = WindowedWeight<F32Format>;
 
 // What a step of a window of 32 costs in steps of a window of 16 (measured: 1.30 against 1.04
 // permute and FMA pairs a cycle).
@@ -15,6 +14,6 @@ inline constexpr double kF32Window32StepCost = 1.25;
 
 // 16 or 32, whichever needs less time for this matrix [outputs][taps * inputs]; shape.window is not
 // looked at.
-int cheaper_f32_window(const float* dense, const WindowedFloatShape& shape);
+int cheaper_f32_window(const float* dense, const WindowedShape& shape);
 
 }  // namespace skd

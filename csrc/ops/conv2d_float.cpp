@@ -43,6 +43,7 @@ struct MathFloat {
   Activation activation;
   float out_inverse_scale;
   std::int32_t out_zero_point;
+  const std::int32_t* places = weight.places();
 
   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc,
                   std::int64_t stride) const {
@@ -53,7 +54,7 @@ struct MathFloat {
   void finish(const Sum* acc, std::int64_t stride, std::int64_t, int count, std::int64_t column,
               std::int64_t columns, float* y, std::int64_t y_stride) const {
     table.epilogue_sums({acc, stride, count, columns, bias == nullptr ? nullptr : bias + column,
-                         activation, y, y_stride, nullptr});
+                         activation, y, y_stride, places == nullptr ? nullptr : places + column});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
     table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);

@@ -74,6 +74,7 @@ struct MathS8 {
   Activation activation;
   float out_inverse_scale;
   std::int32_t out_zero_point;
+  const std::int32_t* places = kernels.weight.places();
 
   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc,
                   std::int64_t stride) const {
@@ -86,7 +87,7 @@ struct MathS8 {
     std::fill_n(scales, count, sample_scales[sample]);
     kernels.table.epilogue_fp32({acc, stride, count, columns, scales, scale + column,
                                  bias == nullptr ? nullptr : bias + column, activation, y, y_stride,
-                                 nullptr});
+                                 places == nullptr ? nullptr : places + column});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
     kernels.table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);
@@ -174,7 +175,9 @@ Conv2dS8::Conv2dS8(Weight weight, const ConvGeometry& geometry, const float* sca
 bool Conv2dS8::goes_straight(const ConvOutput& y) const {
   const bool is_clamp = activation_ == Activation::none || activation_ == Activation::relu ||
                         activation_ == Activation::relu6;
-  return y.u8 != nullptr && !quant_.dynamic && is_clamp && bound_ < 0x1p29 * y.scale;
+  // The kernels that write u8 know no order of outputs.
+  const bool ordered = std::visit([](const auto& w) { return w.places() != nullptr; }, weight_);
+  return y.u8 != nullptr && !quant_.dynamic && is_clamp && !ordered && bound_ < 0x1p29 * y.scale;
 }
 
 RequantizeU8 Conv2dS8::requantization(const ConvOutput& y) const {

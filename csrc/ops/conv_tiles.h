@@ -57,8 +57,10 @@ class ConvWalk {
     const Range blocks =
         by_tiles ? Range{0, outputs_.blocks()} : part_of(outputs_.blocks(), thread, threads);
     const Range slices{outputs_.first_slice(blocks.begin), outputs_.first_slice(blocks.end)};
-    for (std::int64_t s = slices.begin; s < slices.end; s += block_) {
-      const Range block{s, std::min(s + block_, slices.end)};
+    for (std::int64_t s = slices.begin, end; s < slices.end; s = end) {
+      end = std::min(s + block_, slices.end);
+      if (end < slices.end) end = outputs_.block_start(end);
+      const Range block{s, end};
       for (std::int64_t tile = mine.begin; tile < mine.end; ++tile) {
         const Range pixels = part_of(pixels_, tile % per_sample, per_sample);
         compute(rows, pointers, tile / per_sample, pixels, block);

@@ -53,9 +53,15 @@ struct Job {
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
   std::int64_t u_stride = u_stride_of(inputs);
   int tile_rows = preferred_rows(table, weight);
+  const std::int32_t* places = weight.places();
   // What a kernel can finish from its registers.
-  bool simple = activation == Activation::none || activation == Activation::relu;
+  bool simple =
+      places == nullptr && (activation == Activation::none || activation == Activation::relu);
   float floor = activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
+
+  Range share(int thread, int threads) const {
+    return slices_of(weight.layout(), places != nullptr, thread, threads);
+  }
 
   void quantize(Range rows, std::uint8_t* u, float* scales) const {
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -95,7 +101,8 @@ struct Job {
       table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column), scales + rows.begin,
                            scale + column, bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride, nullptr});
+                           call.y + rows.begin * call.y_stride + column, call.y_stride,
+                           places == nullptr ? nullptr : places + column});
     });
   }
 
@@ -125,7 +132,7 @@ void run(const Job<Weight>& job) {
 
   if (threads == 1 || few_rows) {
     return parallel(threads, [&](int thread, int count) {
-      job.sweep({0, rows}, part_of(job.slices, thread, count), u + thread * rows * job.u_stride,
+      job.sweep({0, rows}, job.share(thread, count), u + thread * rows * job.u_stride,
                 scales + thread * rows, true);
     });
   }
@@ -139,7 +146,7 @@ void run(const Job<Weight>& job) {
   parallel(threads, [&](int thread, int count) {
     job.quantize(part_of(rows, thread, count), u, scales);
     barrier();
-    job.sweep({0, rows}, part_of(job.slices, thread, count), u, scales, false);
+    job.sweep({0, rows}, job.share(thread, count), u, scales, false);
   });
 }
 

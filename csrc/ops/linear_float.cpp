@@ -36,6 +36,7 @@ struct Job {
   Activation activation;
 
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
+  const std::int32_t* places = weight.places();
   std::int64_t scratch_stride = scratch_stride_of(inputs);
 
   void round_rows(Range rows, std::uint16_t* scratch) const {
@@ -65,7 +66,8 @@ struct Job {
       table.epilogue_sums({acc, kBlockSlices * kLanes, count,
                            std::min(some * kLanes, outputs - column),
                            bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride, nullptr});
+                           call.y + rows.begin * call.y_stride + column, call.y_stride,
+                           places == nullptr ? nullptr : places + column});
     });
   }
 
@@ -105,7 +107,7 @@ void run(const Job<Weight>& job) {
     });
   }
   parallel(threads, [&](int thread, int count) {
-    const Range part = part_of(job.slices, thread, count);
+    const Range part = slices_of(job.weight.layout(), job.places != nullptr, thread, count);
     if (count == 1 || few_rows) {
       const bool shared = !Job<Weight>::kRounded || !few_rows;
       std::uint16_t* const own = shared ? scratch : scratch + thread * rows * job.scratch_stride;

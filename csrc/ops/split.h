@@ -7,6 +7,7 @@
 
 #include "core/sizes.h"
 #include "core/threads.h"
+#include "formats/sliced_outputs.h"
 
 namespace skd {
 
@@ -47,6 +48,13 @@ struct RowTiles {
             mine.end == count() ? rows.end : (*this)[mine.end].begin};
   }
 };
+
+// A thread's part of the slices; of a weight with an order whole blocks of 64 outputs.
+inline Range slices_of(const SlicedOutputs& layout, bool ordered, int thread, int threads) {
+  if (!ordered) return part_of(layout.slices(), thread, threads);
+  const Range blocks = part_of(layout.blocks(), thread, threads);
+  return {layout.first_slice(blocks.begin), layout.first_slice(blocks.end)};
+}
 
 // Calls body(rows, slices) for every row tile of every block of `slices`: a block's weights stay in
 // L2 over the row tiles, and a row tile is in L1 while the block goes by.

@@ -204,6 +204,7 @@ def _engine(name: str, entry: LayerEntry, tensors: Mapping[str, Tensor]) -> Engi
     except ValueError as error:
         raise FileFormatError(f"layer {name!r}: {error}") from error
     expected = engine.state_dict()
+    expected |= {key: t for key, t in engine.optional_tensors().items() if key in state}
     check_names(
         {prefix + key: value for key, value in expected.items()},
         {prefix + key: value for key, value in state.items()},

@@ -84,7 +84,7 @@ class EngineModule(nn.Module):
             "input_zero_point": zero if static else None,
         }
         for name in ops.tensor_names(self._format):
-            self.register_buffer(name, initial[name])
+            self.register_buffer(name, initial.get(name))
 
     @property
     def activation(self) -> str | None:
@@ -121,15 +121,17 @@ class EngineModule(nn.Module):
         """Replace all tensors at once, after validating them; on error nothing changes.
 
         Args:
-            tensors: every buffer of the layer by name; copied.
+            tensors: every buffer of the layer by name; copied. An optional tensor of the format
+                may be missing, whatever the layer has now.
 
         Raises:
             ValueError: a tensor is missing, unknown or breaks the format; the message names it.
         """
         where = f"layer {name!r}" if name else type(self).__name__
-        expected = {key for key, value in self._buffers.items() if value is not None}
+        optional = set(self._format.optional)
+        expected = {key for key, value in self._buffers.items() if value is not None} - optional
         given = {key for key, value in tensors.items() if value is not None}
-        if given != expected:
+        if given - optional != expected:
             raise ValueError(
                 f"{where}: got tensors {sorted(given)}, expected exactly {sorted(expected)}"
             )
@@ -161,7 +163,8 @@ class EngineModule(nn.Module):
             window = window or backend.cheaper_window(weight, self._groups)
             scheme = Fp32(16 if window == 16 else 32)
         twin = self._fresh(scheme, kernel)
-        rest = {k: v for k, v in self._buffers.items() if k not in self._format.tensors}
+        weight_names = {*self._format.tensors, *self._format.optional}
+        rest = {k: v for k, v in self._buffers.items() if k not in weight_names}
         twin.set_packed({**twin._pack(weight), **rest})
         return twin.train(self.training)
 
@@ -171,15 +174,27 @@ class EngineModule(nn.Module):
 
     def packed_weight(self) -> Tensor:
         """The stored weight [outputs, taps, channels of a group]: int8, or fp32."""
-        packed = {key: self._tensor(key) for key in self._format.tensors}
         return backend.unpack(
-            self._format, packed, self._weight_shape, self._groups, self._settings.window
+            self._format, self._buffers, self._weight_shape, self._groups, self._settings.window
         )
 
     def kept(self) -> int:
         """How many weights are not zero."""
         key = "panels" if self.kernel == "dense" else "values"
         return int(torch.count_nonzero(self._tensor(key)))
+
+    def efficiency(self) -> float:
+        """Kept weights by stored ones: what padding leaves of the kernel's work, 1 without any.
+
+        A dense kernel stores every weight, kept or not.
+        """
+        key = "panels" if self.kernel == "dense" else "values"
+        return self.kept() / max(1, self._tensor(key).numel()) if self.kept() else 1.0
+
+    def optional_tensors(self) -> dict[str, Tensor]:
+        """Tensors that a weight of this format may have, as they must look: dtype and shape."""
+        shape = (self._weight_shape[0],)
+        return {key: torch.zeros(shape, dtype=torch.int32) for key in self._format.optional}
 
     def packed_bytes(self) -> int:
         """Bytes of all buffers: what the layer takes in memory and in a file."""
@@ -242,6 +257,8 @@ class EngineModule(nn.Module):
             kind += f" {self.scheme.activations}"
         text = f"bias={self.bias is not None}, kernel={self.kernel}, {kind}, "
         text += f"kept={self.kept() / total:.1%}"
+        if self.kernel == "windowed" and (efficiency := self.efficiency()) < 1:
+            text += f", efficiency={efficiency:.0%}"
         return text if self.activation is None else f"{text}, activation={self.activation}"
 
     def _where(self) -> str:
@@ -300,7 +317,12 @@ class EngineModule(nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Takes packed tensors of any number of steps, all of them or none."""
-        wanted = [key for key, value in self._buffers.items() if value is not None]
+        optional = self._format.optional
+        wanted = [
+            key
+            for key, value in self._buffers.items()
+            if (prefix + key in state_dict if key in optional else value is not None)
+        ]
         missing = [prefix + key for key in wanted if prefix + key not in state_dict]
         if strict:
             own = {prefix + key for key in wanted}

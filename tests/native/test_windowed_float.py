@@ -117,7 +117,8 @@ def test_taps_and_groups_come_back(kind: str) -> None:
 @pytest.mark.parametrize(("window", "bits", "per_word"), [(16, 4, 8), (32, 5, 6)])
 def test_the_address_formula_of_the_header(window: int, bits: int, per_word: int) -> None:
     weight = sparse(50, 70, 0.3)
-    values, positions, steps, step_ptr = _native.pack_windowed_f32(weight, window)
+    values, positions, steps, step_ptr, order = _native.pack_windowed_f32(weight, window)
+    order = np.arange(50) if order is None else order
     dense, word = np.zeros((64, 70), np.float32), 0
     for s in range(len(steps)):
         owner = np.repeat(np.arange(steps.shape[1]), steps[s])
@@ -129,7 +130,7 @@ def test_the_address_formula_of_the_header(window: int, bits: int, per_word: int
                 dense[16 * s + lane, window * w + position[lane]] += value[lane]
         word += -(-len(owner) // per_word)
     assert word == len(positions)
-    np.testing.assert_array_equal(dense[:50], weight)
+    np.testing.assert_array_equal(dense[:50], weight[order])
 
 
 def test_negative_zero_is_dropped_and_non_finite_weights_are_refused() -> None:
@@ -175,7 +176,7 @@ SPOILT = [
 def stored() -> dict[str, np.ndarray]:
     weight = np.zeros((16, 20), np.float32)
     weight[:, [1, 5, 17]] = 1.0
-    names = ("values", "positions", "steps", "step_ptr")
+    names = ("values", "positions", "steps", "step_ptr", "order")
     return dict(zip(names, _native.pack_windowed_f32(weight, 16), strict=True))
 
 
@@ -213,14 +214,14 @@ def test_wrong_shapes_and_windows_are_refused() -> None:
 def test_a_spoilt_bf16_array_is_refused() -> None:
     weight = np.zeros((16, 32), np.float32)
     weight[:, [1, 5, 17]] = 1.0
-    values, positions, steps, step_ptr = _native.pack_windowed_bf16(weight)
+    values, positions, steps, step_ptr, order = _native.pack_windowed_bf16(weight)
     subnormal, unused = values.copy(), positions.copy()
     subnormal[0, 0, 0] = 0x0001
     with pytest.raises(ValueError, match=r"in lane 0, which the format stores as \+0"):
-        _native.unpack_windowed_bf16(subnormal, positions, steps, step_ptr, 16, 32)
+        _native.unpack_windowed_bf16(subnormal, positions, steps, step_ptr, order, 16, 32)
     unused[0, 0, 0] |= 0x8000
     with pytest.raises(ValueError, match="bits set that belong to no step"):
-        _native.unpack_windowed_bf16(values, unused, steps, step_ptr, 16, 32)
+        _native.unpack_windowed_bf16(values, unused, steps, step_ptr, order, 16, 32)
 
 
 # --- the kernels --------------------------------------------------------------------------------

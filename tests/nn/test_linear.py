@@ -238,7 +238,7 @@ def test_repr() -> None:
     kept = fast.kept() / 40
     assert repr(fast) == (
         "Linear(in_features=10, out_features=4, bias=True, kernel=windowed, int8 dynamic, "
-        f"kept={kept:.1%}, activation=gelu)"
+        f"kept={kept:.1%}, efficiency={fast.efficiency():.0%}, activation=gelu)"
     )
     assert "int8 static" in repr(static_linear())
     assert "kept=0.0%" in repr(engine.Linear(0, 0))
