@@ -121,7 +121,10 @@ class LinearEntry(_Layer):
 
 
 class ConvEntry(_Layer):
-    """What :class:`sparsekd.nn.Conv1d` (one size a dimension) or Conv2d (two) is built with."""
+    """What :class:`sparsekd.nn.Conv1d` (one size a dimension) or Conv2d (two) is built with.
+
+    ``channels_last``: the layer's outputs are, whatever its inputs.
+    """
 
     kind: Literal["conv1d", "conv2d"]
     in_channels: Channels
@@ -131,6 +134,7 @@ class ConvEntry(_Layer):
     padding: Padding | Literal["same", "valid"]
     dilation: PerDimension
     groups: Channels
+    channels_last: bool
 
     @model_validator(mode="after")
     def _dimensions(self) -> ConvEntry:
@@ -139,6 +143,8 @@ class ConvEntry(_Layer):
             value = getattr(self, key)
             if isinstance(value, list) and len(value) != dims:
                 raise ValueError(f"{key} has {len(value)} numbers, a {self.kind} has {dims}")
+        if self.channels_last and dims == 1:
+            raise ValueError("channels_last is a memory format of images, not of a conv1d")
         return self
 
 
@@ -157,6 +163,7 @@ def entry_of(
         {
             "kind": kind,
             **sizes_of(layer),
+            **({} if isinstance(layer, Linear) else {"channels_last": layer.channels_last}),
             "kernel": layer.kernel,
             "scheme": _scheme_fields(layer),
             "bias": layer.bias is not None,
@@ -199,7 +206,7 @@ def build(entry: LayerEntry) -> EngineLayer:
         )
     kind: type[Conv1d | Conv2d] = Conv1d if entry.kind == "conv1d" else Conv2d
     padding = entry.padding
-    return kind(
+    layer = kind(
         entry.in_channels,
         entry.out_channels,
         tuple(entry.kernel_size),
@@ -212,11 +219,13 @@ def build(entry: LayerEntry) -> EngineLayer:
         kernel=entry.kernel,
         activation=entry.activation,
     )
+    layer.channels_last = entry.channels_last
+    return layer
 
 
 def sizes_in(entry: LayerEntry) -> Sizes:
     """The sizes that an entry holds, as ``convert.sizes_of`` gives those of a layer."""
-    fields = set(type(entry).model_fields) - set(_Layer.model_fields) - {"kind"}
+    fields = set(type(entry).model_fields) - set(_Layer.model_fields) - {"kind", "channels_last"}
     return {key: getattr(entry, key) for key in fields}
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from sparsekd import backend, direct, ops
@@ -36,6 +37,9 @@ class _ConvNd(EngineModule):
 
     in_channels: int
     out_channels: int
+    #: Whether outputs are channels_last for inputs of any memory format, as those of a torch layer
+    #: are whose weight is channels_last; a Conv1d's never are.
+    channels_last: bool
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class _ConvNd(EngineModule):
         )
         self.padding = padding
         self.groups = groups
+        self.channels_last = False
 
     @classmethod
     def from_float(
@@ -117,6 +122,7 @@ class _ConvNd(EngineModule):
                 activation=activation,
             )
         layer.fill_from(module, name=name)
+        layer.channels_last = cls.dims == 2 and ops.is_channels_last(module.weight)
         return layer
 
     def int_weight(self) -> Tensor:
@@ -151,10 +157,11 @@ class _ConvNd(EngineModule):
             self.bias is not None,
             device="cpu",
         )
-        return self._fill_float(layer, self.weight_dequantized())
+        layer = self._fill_float(layer, self.weight_dequantized())
+        return layer.to(memory_format=torch.channels_last) if self.channels_last else layer
 
     def _fresh(self: _Conv, scheme: Scheme, kernel: str) -> _Conv:
-        return type(self)(
+        twin = type(self)(
             self.in_channels,
             self.out_channels,
             self.kernel_size,
@@ -167,6 +174,8 @@ class _ConvNd(EngineModule):
             kernel=kernel,
             activation=self.activation,
         )
+        twin.channels_last = self.channels_last
+        return twin
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
@@ -297,8 +306,9 @@ class Conv2d(_ConvNd):
     """y = act(conv2d(x, W) + b) with a packed weight; for inference.
 
     Takes what ``nn.Conv2d`` takes: x fp32 [batch, C, H, W] or [C, H, W] on the CPU, in either
-    memory format; the output has the memory format that torch would give it. channels_last is
-    read and written in place, NCHW is reordered on the way. Dynamic int8 activations have one
+    memory format; the output has the memory format that torch would give it: channels_last if the
+    input is, or if the layer is (``model.to(memory_format=torch.channels_last)``, before or after
+    it was converted). channels_last is read and written in place, NCHW is reordered on the way. Dynamic int8 activations have one
     scale a sample.
 
     Args:
@@ -315,6 +325,22 @@ class Conv2d(_ConvNd):
 
     dims = 2
     torch_kind = nn.Conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.channels_last and isinstance(input, Tensor) and input.dim() == 4:
+            input = input.contiguous(memory_format=torch.channels_last)
+        return super().forward(input)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Conv2d:
+        # What a memory format would do to torch's weight shows on two tensors of which torch leaves
+        # one as it is; every other conversion keeps the format of both.
+        image = torch.zeros(1, 2, 2, 2)
+        if ops.is_channels_last(fn(image)):
+            self.channels_last = True
+        elif not ops.is_channels_last(fn(image.to(memory_format=torch.channels_last))):
+            self.channels_last = False
+        super()._apply(fn, recurse)
+        return self
 
     def _forward(self, input: Tensor) -> Tensor:
         input = self._checked(input)

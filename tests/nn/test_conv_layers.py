@@ -392,3 +392,24 @@ def test_padding_modes_are_refused_by_name() -> None:
     reflect = nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")
     with pytest.raises(ValueError, match="layer 'stem': padding_mode 'reflect', expected 'zeros'"):
         Conv2d.from_float(reflect, scheme=Int8(), name="stem")
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize("weight_last", [False, True])
+@pytest.mark.parametrize("input_last", [False, True])
+def test_output_memory_format_is_that_of_torch(
+    kernel_size: int, weight_last: bool, input_last: bool
+) -> None:
+    formats = {False: torch.contiguous_format, True: torch.channels_last}
+    module = nn.Conv2d(8, 16, kernel_size).to(memory_format=formats[weight_last])
+    x = torch.randn(2, 8, 6, 6).to(memory_format=formats[input_last])
+    expected = module(x)
+    before = Conv2d.from_float(module, scheme=Fp32())
+    after = Conv2d.from_float(nn.Conv2d(8, 16, kernel_size), scheme=Fp32())
+    after = after.to(memory_format=formats[weight_last])
+    for layer in (before, after, copy.deepcopy(before), before):
+        for _ in range(2):  # the second call is direct
+            assert layer(x).stride() == expected.stride()
+    assert before.to_float().weight.stride() == module.weight.stride()
+    assert before.to(torch.float32).channels_last == weight_last  # no memory format was asked for
+    assert not before.to(memory_format=torch.contiguous_format).channels_last
