@@ -41,6 +41,10 @@ void pick_geometry(Random& random, Problem& p) {
   const bool padded = random.percent(85);
   pick_axis(random, g.kernel_h, padded, g.stride_h, g.dilation_h, g.pad_top, g.pad_bottom);
   pick_axis(random, g.kernel_w, padded, g.stride_w, g.dilation_w, g.pad_left, g.pad_right);
+  if (random.percent(12)) {  // the ops read these as one row of pixels
+    g.kernel_h = g.kernel_w = g.stride_h = g.stride_w = 1;
+    g.pad_top = g.pad_bottom = g.pad_left = g.pad_right = 0;
+  }
   p.taps = g.taps();
   p.images.height = random.in(1, 12);
   p.images.width = random.percent(90) ? random.in(1, 12) : random.in(12, 70);

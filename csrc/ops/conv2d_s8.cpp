@@ -235,7 +235,10 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
         };
 
         if (goes_straight(y)) {
-          find_inside(g, x.width, scratch.at_least(inside, 2 * g.kernel_w));
+          // Of the rows that are walked, which for 1 x 1 are not those of the images.
+          const RowPointersU8 row_pointers =
+              rows_of(g, x, zero_row, scratch.at_least(inside, 2 * g.kernel_w));
+          find_inside(g, row_pointers.width, inside.data());
           ConvU8Call call{chosen,
                           g,
                           parts.outputs,
@@ -244,7 +247,7 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
                           x.batch * g.out_height(x.height) * g.out_width(x.width),
                           kernels.rows_to_u8(),
                           parts.bytes(),
-                          rows_of(g, x, zero_row, inside.data()),
+                          row_pointers,
                           requantization(y)};
           const std::int64_t count = call.pointer_count();
           const std::uint8_t** pointers = scratch.at_least(scratch.pointers, count * team);
