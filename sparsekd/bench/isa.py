@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+
 from sparsekd import backend
 
 __all__ = ["forced_isa"]
@@ -23,10 +25,12 @@ _ONEDNN = {
 
 @contextmanager
 def forced_isa(name: str) -> Iterator[None]:
-    """Our engine on an instruction set, "" for the best; torch's oneDNN as far as it obeys.
+    """Our engine on an instruction set, "" for the best; torch's dynamic int8 on its like.
 
-    oneDNN reads ONEDNN_MAX_CPU_ISA when it is first called: in a process that has called it before,
-    set the variable from outside.
+    torch's quantized layers go through FBGEMM, which can not be restricted, so they are made with
+    oneDNN meanwhile, which reads ONEDNN_MAX_CPU_ISA when it is first called: in a process that has
+    called it before, set the variable from outside. torch's fp32 goes through MKL and stays as it
+    is.
 
     Raises:
         ValueError: the name is unknown or not available here.
@@ -35,8 +39,11 @@ def forced_isa(name: str) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", _ONEDNN.get(name, "DEFAULT"))
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "onednn"
     backend.set_isa(name)
     try:
         yield
     finally:
         backend.set_isa(None)
+        torch.backends.quantized.engine = engine

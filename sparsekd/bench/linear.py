@@ -56,8 +56,8 @@ class LinearBenchConfig:
         threads: threads of every engine; several counts, separated by commas, are measured in turn.
         rounds: blocks of calls for each engine, 9 or more for figures worth quoting; 0: as many as
             the preset has.
-        isa: force an instruction set on our engine (and, through ONEDNN_MAX_CPU_ISA, on torch's
-            oneDNN); the other engines are then left out.
+        isa: force an instruction set on our engine, and its like on torch's dynamic int8 (made with
+            oneDNN, under ONEDNN_MAX_CPU_ISA); ONNX Runtime and OpenVINO are then left out.
         peers: packages of the other engines: torch, onnxruntime, openvino; "none" for ours alone.
         pause_s: seconds of rest before each block.
         seed: of weights and inputs.

@@ -22,6 +22,7 @@ _INT8, _FP32 = "against the best dense int8 of the others", "against the best de
 # Every comparison that the formats allow; those without points are left out.
 _STUDIES = (
     Study("int8", f"int8 {_INT8}", ("dense int8", "int8 n:32"), kind="dense int8", rate="vpdpbusd"),
+    Study("int8-dense", "int8 against our dense int8", ("int8 n:32",), own="dense int8"),
     Study(
         "int8-any",
         f"int8, any mask, {_INT8}",

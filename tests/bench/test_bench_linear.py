@@ -14,6 +14,7 @@ import torch
 from sparsekd import backend
 from sparsekd.bench import LinearBenchConfig, LinearBenchResult, bench_linear
 from sparsekd.bench import linear as module
+from sparsekd.bench.isa import forced_isa
 from sparsekd.bench.linear import run_linear
 from sparsekd.bench.linear_problem import LinearProblem
 from sparsekd.bench.peers import Engine, PeerMissingError
@@ -151,7 +152,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(result.points) == 6
 
 
-def test_several_thread_counts_and_an_instruction_set(tmp_path: Path) -> None:
+def test_several_thread_counts_and_an_instruction_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     before = backend.isa()
     config = config_of(
         tmp_path, formats="dense", peers="openvino", rows=2, shapes="64x64", threads="2,1",
@@ -165,6 +169,15 @@ def test_several_thread_counts_and_an_instruction_set(tmp_path: Path) -> None:
     names = {entry.name for p in layers for entry in p.entries if entry.kind != "rate"}
     assert names == {"sparsekd dense int8"}  # openvino does not obey
     assert [e.config["threads"] for p in layers for e in p.entries if e.ours] == [2, 1]
+
+
+def test_a_forced_instruction_set_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # so that nothing of it outlives the test
+    engine, best = torch.backends.quantized.engine, backend.isa()
+    with forced_isa("scalar"):
+        assert backend.isa() == "scalar"
+        assert torch.backends.quantized.engine == "onednn"
+    assert (torch.backends.quantized.engine, backend.isa()) == (engine, best)
 
 
 def test_scaling_counts_long_calls_alone() -> None:
