@@ -81,9 +81,10 @@ def test_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     found = result(limits(), point(1, 50.0))
     names = [path.name for path in drawings.draw(found, tmp_path, _place)]
-    assert names == ["linear-int8-2-threads.png", "linear-int8-2-threads-roofline.png"]
+    speedups = ["linear-int8-2-threads.png", "linear-int8-dense-2-threads.png"]
+    assert names == [*speedups, "linear-int8-2-threads-roofline.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     without = [path.name for path in drawings.draw(result(point(1, 50.0)), tmp_path, _place)]
-    assert without == ["linear-int8-2-threads.png"]  # no limits, no roof
+    assert without == speedups  # no limits, no roof
     monkeypatch.setattr(drawings, "find_spec", lambda name: None)
     assert drawings.draw(found, tmp_path, _place) == ()
