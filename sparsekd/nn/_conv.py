@@ -308,8 +308,8 @@ class Conv2d(_ConvNd):
     Takes what ``nn.Conv2d`` takes: x fp32 [batch, C, H, W] or [C, H, W] on the CPU, in either
     memory format; the output has the memory format that torch would give it: channels_last if the
     input is, or if the layer is (``model.to(memory_format=torch.channels_last)``, before or after
-    it was converted). channels_last is read and written in place, NCHW is reordered on the way. Dynamic int8 activations have one
-    scale a sample.
+    it was converted). channels_last is read and written in place, NCHW is reordered on the way.
+    Dynamic int8 activations have one scale a sample.
 
     Args:
         kernel: int8: "windowed" (sparse weights), "dense", "depthwise"; fp32: "windowed", "csr"
