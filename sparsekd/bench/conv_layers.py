@@ -14,7 +14,7 @@ from sparsekd.backend import ConvGeometry
 from sparsekd.bench.definitions import ModelDefinition
 from sparsekd.bench.peers import Engine
 
-__all__ = ["ConvLayer", "ConvProblem", "conv_error", "convolutions_of"]
+__all__ = ["ConvLayer", "ConvProblem", "conv_error", "convolutions_of", "geometry_of"]
 
 T = TypeVar("T")
 _COPIES = 4  # inputs that calls rotate among
@@ -76,7 +76,7 @@ def convolutions_of(definition: ModelDefinition) -> dict[ConvLayer, list[str]]:
         def see(module: nn.Module, given: tuple[Tensor, ...]) -> None:
             assert isinstance(module, nn.Conv2d)
             height, width = given[0].shape[-2:]
-            layer = ConvLayer(_geometry(module), (height, width))
+            layer = ConvLayer(geometry_of(module), (height, width))
             found.setdefault(layer, []).append(name)
 
         return see
@@ -89,7 +89,8 @@ def convolutions_of(definition: ModelDefinition) -> dict[ConvLayer, list[str]]:
     return found
 
 
-def _geometry(module: nn.Conv2d) -> ConvGeometry:
+def geometry_of(module: nn.Conv2d) -> ConvGeometry:
+    """The geometry of a torch convolution whose padding is given in numbers."""
     assert not isinstance(module.padding, str)
     (height, width), (kh, kw) = module.padding, module.kernel_size
     (sh, sw), (dh, dw) = module.stride, module.dilation

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd import backend, ops
+from sparsekd.backend import ConvGeometry
 from sparsekd.bench.conv_layers import ConvLayer, ConvProblem
 from sparsekd.bench.ours import pattern_of
 from sparsekd.bench.peers import Engine, module_engine, version_of
@@ -21,7 +22,7 @@ from sparsekd.numerics import quantize_weight
 from sparsekd.prune import prune_
 from sparsekd.spec import Fp32, Int8, Pattern
 
-__all__ = ["FORMATS", "our_convolutions"]
+__all__ = ["FORMATS", "our_convolutions", "u8_layer"]
 
 #: By the name that the command knows: what it is.
 FORMATS = {
@@ -90,6 +91,37 @@ def _pruned(problem: ConvProblem, pattern: Pattern | None) -> tuple[nn.Conv2d, T
     return conv, conv.weight.detach().clone()
 
 
+def u8_layer(
+    taps: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    geometry: ConvGeometry,
+    kernel: str,
+    input_scale: float,
+    activation: str | None = "relu",
+) -> tuple[Any, int]:
+    """(handle, packed bytes) of an int8 convolution whose input is u8 with zero point 0.
+
+    Args:
+        taps: int8 [outputs, taps, channels of a group].
+        scale: fp32 [outputs], of the weight.
+    """
+    form = backend.format_of(Int8(activations="static"), kernel)
+    packed = backend.pack(form, taps, geometry.groups)
+    tensors = {
+        **packed,
+        "scale": scale,
+        "bias": bias,
+        "input_scale": torch.tensor(input_scale),
+        "input_zero_point": torch.tensor(0, dtype=torch.int32),
+    }
+    settings = backend.LayerSettings(
+        taps.shape[2], geometry.channels[1], activation, geometry=geometry
+    )
+    size = sum(t.numel() * t.element_size() for t in packed.values())
+    return backend.make_layer(form, tensors, settings), size
+
+
 def _op(kernel: str, pattern: Pattern | None, problem: ConvProblem) -> Engine:
     """u8 to u8, with ReLU and requantization, one call of the op."""
     geometry = problem.layer.geometry
@@ -98,20 +130,8 @@ def _op(kernel: str, pattern: Pattern | None, problem: ConvProblem) -> Engine:
         conv, weight = _pruned(problem, pattern)
         integers, scale = quantize_weight(conv.weight)
         taps = integers.movedim(1, -1).flatten(1, 2).contiguous()
-        form = backend.format_of(Int8(activations="static"), kernel)
-        packed = backend.pack(form, taps, geometry.groups)
-        tensors = {
-            **packed,
-            "scale": scale,
-            "bias": conv.bias,
-            "input_scale": torch.tensor(problem.scale),
-            "input_zero_point": torch.tensor(0, dtype=torch.int32),
-        }
-        settings = backend.LayerSettings(
-            taps.shape[2], geometry.channels[1], "relu", geometry=geometry
-        )
-        size = sum(t.numel() * t.element_size() for t in packed.values())
-        return backend.make_layer(form, tensors, settings), weight, _kept(conv), size
+        handle, size = u8_layer(taps, scale, conv.bias, geometry, kernel, problem.scale)
+        return handle, weight, _kept(conv), size
 
     handle, weight, kept, packed_bytes = problem.once(f"ours {kernel} {pattern}", make)
     out = (problem.out_scale, 0)

@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from sparsekd.bench.record import Entry, Point
+from sparsekd.bench.record import BenchResult, Entry, Point
 from sparsekd.bench.studies import Study, geometric_mean
 from sparsekd.bench.study_result import StudyResult, is_limits
 from sparsekd.bench.tables import short_name
 from sparsekd.environment import where_text
-from sparsekd.report import Panel, RooflinePoint, roofline_picture, speedup_picture
+from sparsekd.report import (
+    Bar,
+    BarPanel,
+    Panel,
+    RooflinePoint,
+    roofline_picture,
+    speedup_picture,
+    time_bars_picture,
+)
 
-__all__ = ["draw"]
+__all__ = ["draw", "draw_times"]
 
 #: Of a point: the title of its panel, and the name of its line there.
 Place = Callable[[Point], tuple[str, str]]
@@ -28,6 +36,33 @@ def draw(result: StudyResult, folder: Path, place: Place) -> tuple[Path, ...]:
     if find_spec("matplotlib") is None:
         return ()
     return tuple(_drawn(result, folder, place))
+
+
+def draw_times(result: BenchResult, folder: Path) -> tuple[Path, ...]:
+    """Draw the times of all engines at every point into a folder, a panel for each point.
+
+    Returns:
+        The picture; none where matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None or not result.points:
+        return ()
+    panels = [
+        BarPanel(point.title, [_bar(entry) for entry in point.entries]) for point in result.points
+    ]
+    return (
+        time_bars_picture(
+            panels,
+            folder / f"{result.what}.png",
+            title="median of one call, p10 to p90",
+            subtitle=where_text(result.environment),
+        ),
+    )
+
+
+def _bar(entry: Entry) -> Bar:
+    group = f"sparsekd {entry.kind}" if entry.ours else f"others, {entry.kind}"
+    samples = entry.samples
+    return Bar(entry.name, group, samples.median, samples.p10, samples.p90)
 
 
 def _drawn(result: StudyResult, folder: Path, place: Place) -> Iterator[Path]:

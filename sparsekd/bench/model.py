@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd.bench.definitions import ModelDefinition, load_definitions
+from sparsekd.bench.drawings import draw_times
 from sparsekd.bench.journal import Journal, conditions
 from sparsekd.bench.model_result import ModelBenchResult, ModelFigures
-from sparsekd.bench.networks import NetworkProblem, network_peers
+from sparsekd.bench.networks import NetworkProblem, channels_last, network_peers
 from sparsekd.bench.ours import pattern_of
 from sparsekd.bench.peers import Engine
 from sparsekd.bench.record import Kind, Point, key_of
 from sparsekd.bench.runner import Contender, Timing, run_point
 from sparsekd.bench.settings import items, shares
+from sparsekd.bench.time_split import split_time
 from sparsekd.bench.variants import make_variant
 from sparsekd.benchmark import torch_threads
 from sparsekd.environment import environment
@@ -116,7 +118,8 @@ def bench_model(config: ModelBenchConfig, *, progress: bool = True) -> ModelBenc
         progress: show a bar on stderr, where that is a terminal.
 
     Returns:
-        All figures; they also stand in ``model.json`` in the folder ``config.out``.
+        All figures; they also stand in ``model.json`` in the folder ``config.out``, and where
+        matplotlib is installed in a picture beside it.
 
     Raises:
         ValueError: an unknown model or sparsity.
@@ -145,7 +148,7 @@ def bench_model(config: ModelBenchConfig, *, progress: bool = True) -> ModelBenc
     where["threads"] = config.threads
     points = tuple(journal.points.values())
     result = ModelBenchResult(points, settings, where, models=tuple(found))
-    result = replace(result, files=(result.write(folder),))
+    result = replace(result, files=(result.write(folder), *draw_times(result, folder)))
     journal.close()
     return result
 
@@ -173,8 +176,19 @@ def _bench_one(
             )
             journal.add(run_case(problem, [*ours, *peers], config.timing(), f"{name} {case}", told))
         step()
+    splits = [
+        split_time(
+            variant.engine,
+            [tuple(map(channels_last, arguments)) for arguments in inputs()],
+            case=case,
+            variant=variant.name,
+        )
+        for case, inputs in definition.cases.items()
+        for variant in variants
+    ]
     parameters = sum(p.numel() for p in model.parameters())
-    return ModelFigures(name, definition.note, parameters, tuple(variants))
+    found = tuple(split for split in splits if split)
+    return ModelFigures(name, definition.note, parameters, tuple(variants), found)
 
 
 def run_case(

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparsekd.bench.record import BenchResult, Entry, Kind, Point
 from sparsekd.bench.tables import absent_lines
+from sparsekd.bench.time_split import TimeSplit
 from sparsekd.bench.variants import Agreement, Variant
-from sparsekd.benchmark import MARK, format_ratio, format_times
+from sparsekd.benchmark import MARK, digits, format_ratio, format_times
 from sparsekd.environment import busy_note, where_text
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ class ModelFigures:
     Attributes:
         note: what has to stand beside these figures.
         parameters: of the float model.
+        splits: where the time of our networks of int8 convolutions goes; empty for others.
     """
 
     name: str
     note: str
     parameters: int
     variants: tuple[Variant, ...]
+    splits: tuple[TimeSplit, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the models, as plain JSON types."""
@@ -42,6 +45,7 @@ class ModelFigures:
             "note": self.note,
             "parameters": self.parameters,
             "variants": [variant.to_dict() for variant in self.variants],
+            "splits": [split.to_dict() for split in self.splits],
         }
 
     def times(self, points: Sequence[Point]) -> Table:
@@ -61,6 +65,26 @@ class ModelFigures:
                 table.add_row(point.case["case"], entry.name, *times, error, *verdicts)
             table.add_section()
         table.caption = Text("\n".join(absent_lines(points)))  # Text: "[bench]" is no colour
+        table.caption_justify = "left"
+        return table
+
+    def time_table(self) -> Table:
+        """Where the time of our networks goes, a line for each case and variant."""
+        from rich import box
+        from rich.table import Table
+
+        title = f"{self.name}: where the time goes, ms (share of the whole)"
+        table = Table("case", "variant", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        for head in ("whole", "kernels,\nu8 in and out", "fp32 edges\nof the layers", "between"):
+            table.add_column(head, justify="right", no_wrap=True)
+        for split in self.splits:
+            parts = (split.kernels, split.edges, split.between)
+            told = [f"{_ms(part)} ({part / split.whole:.0%})" for part in parts]
+            table.add_row(split.case, split.variant, _ms(split.whole), *told)
+        table.caption = (
+            "kernels: each layer alone on u8 images; edges: quantizing inputs and writing fp32\n"
+            "instead; between: torch's additions, pooling and Python; with clocks around layers"
+        )
         table.caption_justify = "left"
         return table
 
@@ -84,6 +108,10 @@ class ModelFigures:
         table.caption = "\n".join(["cosines: mean / 1st percentile, over the outputs", *notes])
         table.caption_justify = "left"
         return table
+
+
+def _ms(seconds: float) -> str:
+    return digits(1e3 * seconds)
 
 
 def _short(value: Agreement) -> str:
@@ -146,4 +174,5 @@ class ModelBenchResult(BenchResult):
             for model in self.models
             for table in (model.checks(), model.times(self.points_of(model.name)))
         ]
+        tables += [model.time_table() for model in self.models if model.splits]
         return Group(where_text(self.environment), *tables, "\n".join(filter(None, tail)))

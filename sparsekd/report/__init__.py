@@ -8,8 +8,11 @@ from sparsekd.report.bench_pictures import (
 )
 from sparsekd.report.console import show
 from sparsekd.report.pictures import Series, accuracy_latency_picture
+from sparsekd.report.time_bars import Bar, BarPanel, time_bars_picture
 
 __all__ = [
+    "Bar",
+    "BarPanel",
     "Panel",
     "RooflinePoint",
     "Series",
@@ -17,4 +20,5 @@ __all__ = [
     "roofline_picture",
     "show",
     "speedup_picture",
+    "time_bars_picture",
 ]

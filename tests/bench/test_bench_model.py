@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sparsekd as skd
 from sparsekd.bench import ModelBenchConfig, bench_model
 from sparsekd.bench.definitions import ModelDefinition
 from sparsekd.bench.model import run_case
@@ -22,8 +23,10 @@ from sparsekd.bench.networks import (
 )
 from sparsekd.bench.peers import Engine, PeerMissingError
 from sparsekd.bench.runner import Contender
+from sparsekd.bench.time_split import split_time
 from sparsekd.bench.variants import agreement, make_variant
 from sparsekd.report import show
+from sparsekd.spec import Fp32
 
 FOLDER = Path(__file__).resolve().parents[2] / "bench" / "models"
 
@@ -117,7 +120,8 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
         "torch fp32 channels_last",
     ]
     assert [point.case["case"] for point in result.points] == ["1", "3"]
-    assert result.files == (Path(config.out, "model.json"),)
+    assert result.files[0] == Path(config.out, "model.json")
+    assert [file.read_bytes()[:4] for file in result.files[1:]] in ([], [b"\x89PNG"])
     read = json.loads(result.files[0].read_text())
     assert read["settings"]["models"] == "tiny"
     assert "versions" in read["environment"]
@@ -132,10 +136,37 @@ def test_everything_is_measured_and_told(config: ModelBenchConfig) -> None:
             assert len(engine["samples_s"]) == 1
             assert engine["error"] < 0.1
             assert engine["ours"] == engine["name"].startswith("sparsekd")
+    splits = told["splits"]
+    assert [(split["case"], split["variant"]) for split in splits] == [
+        (case, variant.name) for case in ("1", "3") for variant in figures.variants
+    ]
+    for split in splits:
+        assert split["whole"] > split["layers"] > 0 < split["kernels"]
+        parts = split["kernels"] + split["edges"] + split["between"]
+        assert parts == pytest.approx(split["whole"])
     text = text_of(result)
+    assert "where the time goes" in text
     assert "a note, random weights" in text
     assert "bit for bit" in text
     assert "8:32 int8, NCHW inputs" in text
+
+
+def test_a_network_without_int8_convolutions_has_no_split() -> None:
+    model = skd.convert(encoder(), scheme=Fp32())
+    ids, mask = torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4)
+    assert split_time(model, [(ids, mask)], case="a", variant="b") is None
+
+
+def test_the_clocks_of_a_split_are_gone_afterwards(config: ModelBenchConfig) -> None:
+    definition = config.chosen()["tiny"]
+    variant = make_variant(definition, definition.build(), 0.75)
+    inputs = definition.cases["1"]()
+    with torch.inference_mode():
+        before = variant.engine(*inputs[0])
+        split = split_time(variant.engine, inputs, case="1", variant=variant.name)
+        assert torch.equal(variant.engine(*inputs[0]), before)
+    assert split is not None
+    assert not any("forward" in module.__dict__ for module in variant.engine.modules())
 
 
 def test_losses_are_marked(config: ModelBenchConfig) -> None:
