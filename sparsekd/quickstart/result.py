@@ -229,4 +229,5 @@ class QuickstartResult:
         return table
 
     def _end(self) -> str:
-        return f"{self.seconds:.0f} s; " + ", ".join(str(path) for path in self.files)
+        files = ", ".join(str(path) for path in self.files)
+        return f"{self.seconds:.0f} s; {files}" if files else f"{self.seconds:.0f} s"
