@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd import backend, direct, ops
-from sparsekd.nn._engine import EngineModule, integer_from, scheme_for, settle_window
+from sparsekd.nn._engine import EngineModule
+from sparsekd.nn._sources import integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
 
 __all__ = ["Conv1d", "Conv2d"]
