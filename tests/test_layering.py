@@ -23,9 +23,10 @@ PYTHON = {
     "numerics": set(),
     "_source_hash": set(),
     "modules": {"spec"},
+    "slots": {"spec"},
     "batches": set(),
     "distill": {*_DATA, "batches"},
-    "prune": _DATA,
+    "prune": {*_DATA, "slots"},
     "flow": _DATA,
     "folding": {*_DATA, "flow"},
     "quantize": {*_DATA, *_WIRING, "batches"},
@@ -37,7 +38,7 @@ PYTHON = {
     "benchmark": {"environment", "spec"},
     "doctor": {"backend", "environment"},
     "choice": {*_ENGINE, "benchmark", "environment"},  # times modules, does not make them
-    "convert": {*_ENGINE, *_WIRING, "nn", "choice"},
+    "convert": {*_ENGINE, *_WIRING, "nn", "choice", "slots"},
     "comparison": set(),  # what a verification found
     "rounding": {*_DATA, "nn"},  # the bound of float layers
     "verify": {*_ENGINE, *_WIRING, "nn", "comparison", "rounding"},
@@ -57,6 +58,7 @@ LIGHT = {
     *_ENGINE,
     *_WIRING,
     "batches",
+    "slots",
     "distill",
     "prune",
     "quantize",

@@ -30,7 +30,7 @@ MEMBERS = {
     "backend": {"available_isas", "isa", "set_isa"},
     "distill": {"Distiller", "SoftTarget"},
     "nn": {"Linear"},
-    "prune": {"NM", "Pruner", "Unstructured", "prune_"},
+    "prune": {"NM", "Pruner", "Unstructured", "prune_", "snap_"},
     "quantize": {"Int8", "calibrate", "prepare_"},
 }
 
@@ -54,6 +54,7 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "prune.NM": ({"n": REQUIRED, "m": 32}, {}),
     "prune.Unstructured": ({"sparsity": REQUIRED}, {}),
     "prune.prune_": ({"model": REQUIRED, "pattern": REQUIRED}, {}),
+    "prune.snap_": ({"model": REQUIRED, "pattern": "auto"}, {}),
     "prune.Pruner": ({"model": REQUIRED, "pattern": REQUIRED}, {}),
     "quantize.prepare_": ({"model": REQUIRED, "scheme": ANY}, {}),
     "quantize.calibrate": ({"model": REQUIRED, "data": REQUIRED}, {}),

@@ -13,6 +13,8 @@ from sparsekd.prune._schedules import Cubic as Cubic
 from sparsekd.prune._schedules import Schedule as Schedule
 from sparsekd.prune._scores import Score as Score
 from sparsekd.prune._scores import magnitude as magnitude
+from sparsekd.prune._snap import SnapReport as SnapReport
+from sparsekd.prune._snap import snap_ as snap_
 from sparsekd.spec import NM as NM
 from sparsekd.spec import Pattern as Pattern
 from sparsekd.spec import Unstructured as Unstructured
@@ -26,8 +28,10 @@ __all__ = [
     "Pruner",
     "Schedule",
     "Score",
+    "SnapReport",
     "Unstructured",
     "apply_masks_",
     "magnitude",
     "prune_",
+    "snap_",
 ]

@@ -73,10 +73,13 @@ def apply_masks_(model: nn.Module) -> nn.Module:
     return model
 
 
-def compute_mask(module: nn.Module, pattern: Any, score: Any) -> Tensor:
+def compute_mask(
+    module: nn.Module, pattern: Any, score: Any, *, among: Tensor | None = None
+) -> Tensor:
     """The mask that a pattern chooses by a score; what is masked already stays masked.
 
-    The inputs of an output are ordered (kh, kw, C / groups), and groups of n:m lie inside one tap:
+    ``among`` (bool, shape of the weight) says what is left to choose from where no mask is
+    recorded. The inputs of an output are ordered (kh, kw, C / groups), and groups of n:m lie inside one tap:
     so each tap of a convolution is a row of its own here.
     """
     weight = _weight(module).detach()
@@ -86,7 +89,7 @@ def compute_mask(module: nn.Module, pattern: Any, score: Any) -> Tensor:
         raise ValueError(f"score gave {came}, expected a tensor of shape {tuple(weight.shape)}")
     if value.isnan().any():
         raise ValueError("score gave NaN; expected numbers that can be ordered")
-    old = weight_mask(module)
+    old = weight_mask(module) if among is None else among
     if old is not None:
         value = value.masked_fill(~old, -torch.inf)
     by_tap = value.movedim(1, -1)  # [O, kh, kw, C / groups]
