@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "bindings/direct.h"
+#include "bindings/linear.h"
 #include "formats/csr_f32.h"
 #include "ops/linear_csr.h"
 
@@ -54,28 +54,16 @@ LinearCsr from_parts(const py::array& row_ptr, const py::array& columns, const p
   return LinearCsr(std::move(weight), biases, activation_from(activation));
 }
 
-// x and y: addresses of contiguous fp32 matrices.
-void forward(const LinearCsr& linear, std::uintptr_t x, std::int64_t rows, std::uintptr_t y,
-             int threads) {
-  const float* from = data_at<const float>(x, rows * linear.inputs(), "input");
-  float* to = data_at<float>(y, rows * linear.outputs(), "output");
-  const py::gil_scoped_release release;
-  linear.forward({from, rows, linear.inputs(), to, linear.outputs(), threads});
-}
-
 }  // namespace
 
 void bind_linear_csr(py::module_& m) {
   m.def("pack_csr_f32", &pack, "weight"_a);
   m.def("unpack_csr_f32", &unpack, "row_ptr"_a, "columns"_a, "values"_a, "inputs"_a);
 
-  py::class_<LinearCsr>(m, "LinearCsr")
-      .def_static("from_parts", &from_parts, "row_ptr"_a, "columns"_a, "values"_a, "inputs"_a,
-                  "bias"_a, "activation"_a)
-      .def_property_readonly("inputs", &LinearCsr::inputs)
-      .def_property_readonly("outputs", &LinearCsr::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
-      .def("direct", &direct_linear<LinearCsr>, "torch"_a, "tensors"_a);
+  py::class_<LinearCsr> bound(m, "LinearCsr");
+  bound.def_static("from_parts", &from_parts, "row_ptr"_a, "columns"_a, "values"_a, "inputs"_a,
+                   "bias"_a, "activation"_a);
+  def_calls(bound);
 }
 
 }  // namespace skd

@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/direct.h"
+#include "bindings/linear.h"
 #include "bindings/windowed.h"
 
 namespace skd {
@@ -20,19 +20,11 @@ LinearFloat linear_from(LinearFloat::Weight weight, std::int64_t outputs,
   return LinearFloat(std::move(weight), biases, activation_from(activation));
 }
 
-// x and y: addresses of contiguous fp32 matrices.
-void forward(const LinearFloat& linear, std::uintptr_t x, std::int64_t rows, std::uintptr_t y,
-             int threads) {
-  const float* from = data_at<const float>(x, rows * linear.inputs(), "input");
-  float* to = data_at<float>(y, rows * linear.outputs(), "output");
-  const py::gil_scoped_release release;
-  linear.forward({from, rows, linear.inputs(), to, linear.outputs(), threads});
-}
-
 }  // namespace
 
 void bind_linear_float(py::module_& m) {
-  py::class_<LinearFloat>(m, "LinearFloat")
+  py::class_<LinearFloat> bound(m, "LinearFloat");
+  bound
       .def_static(
           "windowed_f32",
           [](const py::array& values, const py::array& positions, const py::array& steps,
@@ -56,11 +48,8 @@ void bind_linear_float(py::module_& m) {
                                outputs, bias, activation);
           },
           "values"_a, "positions"_a, "steps"_a, "step_ptr"_a, "order"_a, "outputs"_a, "inputs"_a,
-          "bias"_a, "activation"_a)
-      .def_property_readonly("inputs", &LinearFloat::inputs)
-      .def_property_readonly("outputs", &LinearFloat::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
-      .def("direct", &direct_linear<LinearFloat>, "torch"_a, "tensors"_a);
+          "bias"_a, "activation"_a);
+  def_calls(bound);
 }
 
 }  // namespace skd

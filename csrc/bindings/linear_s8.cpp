@@ -4,7 +4,7 @@
 #include <optional>
 #include <utility>
 
-#include "bindings/direct.h"
+#include "bindings/linear.h"
 #include "bindings/windowed.h"
 #include "core/sizes.h"
 #include "formats/dense_s8.h"
@@ -59,22 +59,14 @@ LinearS8 linear_from(LinearS8::Weight weight, std::int64_t outputs, const py::ar
   return LinearS8(std::move(weight), scales, biases, quant, activation_from(activation));
 }
 
-// x and y: addresses of contiguous fp32 matrices.
-void forward(const LinearS8& linear, std::uintptr_t x, std::int64_t rows, std::uintptr_t y,
-             int threads) {
-  const float* from = data_at<const float>(x, rows * linear.inputs(), "input");
-  float* to = data_at<float>(y, rows * linear.outputs(), "output");
-  const py::gil_scoped_release release;
-  linear.forward({from, rows, linear.inputs(), to, linear.outputs(), threads});
-}
-
 }  // namespace
 
 void bind_linear_s8(py::module_& m) {
   m.def("pack_dense_s8", &pack_dense_s8, "weight"_a);
   m.def("unpack_dense_s8", &unpack_dense_s8, "panels"_a, "outputs"_a, "inputs"_a);
 
-  py::class_<LinearS8>(m, "LinearS8")
+  py::class_<LinearS8> bound(m, "LinearS8");
+  bound
       .def_static(
           "windowed",
           [](const py::array& values, const py::array& positions, const py::array& steps,
@@ -99,11 +91,8 @@ void bind_linear_s8(py::module_& m) {
                                input_scale, input_zero_point, activation);
           },
           "panels"_a, "inputs"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
-          "activation"_a)
-      .def_property_readonly("inputs", &LinearS8::inputs)
-      .def_property_readonly("outputs", &LinearS8::outputs)
-      .def("forward", &forward, "x"_a, "rows"_a, "y"_a, "threads"_a)
-      .def("direct", &direct_linear<LinearS8>, "torch"_a, "tensors"_a);
+          "activation"_a);
+  def_calls(bound);
 }
 
 }  // namespace skd

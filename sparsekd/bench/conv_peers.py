@@ -8,7 +8,6 @@ convolution alone, without the reorders around it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd.bench.conv_layers import ConvProblem
-from sparsekd.bench.peers import Engine, module_engine, require, rotate, version_of
+from sparsekd.bench.onnx_session import onnx_runtime_engine
+from sparsekd.bench.peers import Engine, module_engine, require, version_of
 from sparsekd.bench.runner import Contender
 from sparsekd.benchmark import OwnClock
 from sparsekd.numerics import quantize_weight
@@ -62,35 +62,8 @@ def _copy(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _onnx_runtime(problem: ConvProblem) -> Engine:
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = problem.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    model = _fp32_graph(problem).SerializeToString()
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    calls = [_ort_call(session, x, _out_shape(problem)) for x in problem.floats(nhwc=False)]
-    config = {
-        "intra_op_num_threads": problem.threads,
-        "inter_op_num_threads": 1,
-        "io": "IOBinding on preallocated buffers",
-    }
-    return Engine(
-        version_of("onnxruntime"), rotate(calls), lambda index: calls[index]().clone(), config
-    )
-
-
-def _ort_call(session: Any, x: Tensor, shape: tuple[int, ...]) -> Callable[[], Tensor]:
-    y = torch.empty(shape)
-    binding = session.io_binding()
-    binding.bind_input("x", "cpu", 0, "float32", tuple(x.shape), x.data_ptr())
-    binding.bind_output("y", "cpu", 0, "float32", shape, y.data_ptr())
-
-    def call(_keeps_alive: Tensor = x) -> Tensor:
-        session.run_with_iobinding(binding)
-        return y
-
-    return call
+    inputs = [(x,) for x in problem.floats(nhwc=False)]
+    return onnx_runtime_engine(_fp32_graph(problem), inputs, _out_shape(problem), problem.threads)
 
 
 def _openvino(problem: ConvProblem, *, node: bool) -> Engine:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd.bench.definitions import Arguments
+from sparsekd.bench.onnx_session import onnx_runtime_engine
 from sparsekd.bench.peers import Engine, dynamic_int8, require, rotate, version_of
 from sparsekd.bench.record import Kind
 from sparsekd.bench.runner import Contender
@@ -211,48 +212,10 @@ def _quantized(problem: NetworkProblem, quantize: Callable[[Path, Path], None]) 
 
 def _onnx_runtime(graph: _Graph) -> Callable[[NetworkProblem], Engine]:
     def build(problem: NetworkProblem) -> Engine:
-        ort = require("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = problem.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors
-        model = graph(problem)
-        with tempfile.TemporaryDirectory() as folder:
-            options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-            session = ort.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            nodes = require("onnx").load(options.optimized_model_filepath).graph.node
-            executed = Counter(node.op_type for node in nodes)
         shape = _output_shape(problem)
-        calls = [_ort_call(session, arguments, shape) for arguments in problem.inputs]
-        config = {
-            "intra_op_num_threads": problem.threads,
-            "inter_op_num_threads": 1,
-            "io": "IOBinding on preallocated buffers",
-            "executed nodes": dict(executed),
-        }
-        return Engine(
-            version_of("onnxruntime"), rotate(calls), lambda index: calls[index]().clone(), config
-        )
+        return onnx_runtime_engine(graph(problem), problem.inputs, shape, problem.threads)
 
     return build
-
-
-def _ort_call(session: Any, arguments: Arguments, shape: torch.Size) -> Callable[[], Tensor]:
-    """One call from these buffers into one of its own, bound once, so that nothing is copied."""
-    y = torch.empty(shape)
-    binding = session.io_binding()
-    for entry, x in zip(session.get_inputs(), arguments, strict=True):
-        kind = str(x.dtype).removeprefix("torch.")
-        binding.bind_input(entry.name, "cpu", 0, kind, tuple(x.shape), x.data_ptr())
-    binding.bind_output("y", "cpu", 0, "float32", tuple(shape), y.data_ptr())
-
-    def call(_keeps_alive: Arguments = arguments) -> Tensor:
-        session.run_with_iobinding(binding)
-        return y
-
-    return call
 
 
 def _openvino(graph: _Graph) -> Callable[[NetworkProblem], Engine]:

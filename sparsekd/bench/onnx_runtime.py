@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sparsekd.bench.linear_problem import LinearProblem
 from sparsekd.bench.onnx_models import linear_fp32, linear_qdq, set_rows
-from sparsekd.bench.peers import Engine, require, rotate, version_of
+from sparsekd.bench.onnx_session import onnx_runtime_engine
+from sparsekd.bench.peers import Engine, require
 from sparsekd.bench.runner import Contender
 
 __all__ = ["onnx_runtime_peers"]
@@ -63,39 +59,5 @@ def _quantized(problem: LinearProblem) -> Any:
 
 
 def _engine(model: Any, problem: LinearProblem) -> Engine:
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = problem.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors
-    with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        nodes = require("onnx").load(options.optimized_model_filepath).graph.node
-        executed = Counter(node.op_type for node in nodes)
-    calls = [_bound_call(session, x, len(problem.bias)) for x in problem.inputs]
-    config = {
-        "intra_op_num_threads": problem.threads,
-        "inter_op_num_threads": 1,
-        "io": "IOBinding on preallocated buffers",
-        "executed nodes": dict(executed),
-    }
-    return Engine(
-        version_of("onnxruntime"), rotate(calls), lambda index: calls[index]().clone(), config
-    )
-
-
-def _bound_call(session: Any, x: Tensor, out_features: int) -> Callable[[], Tensor]:
-    """One call from this buffer into one of its own, bound once, so that nothing is copied."""
-    y = torch.empty(x.shape[0], out_features)
-    binding = session.io_binding()
-    binding.bind_input("x", "cpu", 0, "float32", tuple(x.shape), x.data_ptr())
-    binding.bind_output("y", "cpu", 0, "float32", tuple(y.shape), y.data_ptr())
-
-    def call(_keeps_alive: Tensor = x) -> Tensor:
-        session.run_with_iobinding(binding)
-        return y
-
-    return call
+    shape = (problem.rows, len(problem.bias))
+    return onnx_runtime_engine(model, [(x,) for x in problem.inputs], shape, problem.threads)

@@ -29,50 +29,48 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class LinearDecay:
+class _Decay:
+    """From ``start`` at step 0 to ``end`` at step ``steps``, and that from then on."""
+
+    start: float
+    end: float = 0.0
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        _check_weight(self.start)
+        _check_weight(self.end)
+        _check_steps(self.steps)
+
+    def __call__(self, step: int) -> float:
+        if step >= self.steps:
+            return self.end
+        return self.start + (self.end - self.start) * self._way(step / self.steps)
+
+    def _way(self, done: float) -> float:
+        """The share of the way to ``end`` after ``done`` (0..1) of the steps."""
+        raise NotImplementedError
+
+
+class LinearDecay(_Decay):
     """From ``start`` at step 0 in a straight line to ``end`` at step ``steps``, and that from then.
 
     >>> LinearDecay(1.0, 0.0, steps=100)(25)
     0.75
     """
 
-    start: float
-    end: float = 0.0
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        _check_weight(self.start)
-        _check_weight(self.end)
-        _check_steps(self.steps)
-
-    def __call__(self, step: int) -> float:
-        if step >= self.steps:
-            return self.end
-        return self.start + (self.end - self.start) * (step / self.steps)
+    def _way(self, done: float) -> float:
+        return done
 
 
-@dataclass(frozen=True)
-class CosineDecay:
+class CosineDecay(_Decay):
     """From ``start`` to ``end`` along half a cosine (Loshchilov & Hutter, 2017), then ``end``.
 
     >>> CosineDecay(1.0, 0.0, steps=100)(100)
     0.0
     """
 
-    start: float
-    end: float = 0.0
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        _check_weight(self.start)
-        _check_weight(self.end)
-        _check_steps(self.steps)
-
-    def __call__(self, step: int) -> float:
-        if step >= self.steps:
-            return self.end
-        part = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
-        return self.end + (self.start - self.end) * part
+    def _way(self, done: float) -> float:
+        return 0.5 * (1.0 - math.cos(math.pi * done))
 
 
 def schedule_from(weight: float | WeightSchedule) -> WeightSchedule:
