@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from sparsekd import _native
-from sparsekd.slots import count_slots, filling_pattern
+from sparsekd.prune import Unstructured, prune_, snap_
+from sparsekd.slots import count_slots, filling_pattern, fit
 
 
 @pytest.mark.parametrize(
@@ -33,3 +35,14 @@ def test_no_outputs_need_no_slots():
 )
 def test_the_filling_pattern_is_the_next_denser_one(density, pattern):
     assert str(filling_pattern(density)) == pattern
+
+
+@pytest.mark.parametrize("channels", [768, 300, 40])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8, 0.9])
+def test_the_fit_foretells_what_snapping_does(channels, sparsity):
+    conv = nn.Conv2d(channels, 96, 1)
+    prune_(conv, Unstructured(sparsity))
+    foretold = fit(conv.weight_mask.view(96, 1, channels))
+    row = snap_(conv).layers[0]
+    assert (foretold.pattern, foretold.slots) == (row.pattern, row.slots_after)
+    assert foretold.dropped == pytest.approx(row.dropped)

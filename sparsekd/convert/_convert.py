@@ -11,6 +11,7 @@ from sparsekd.choice import TuneReport
 from sparsekd.convert._checks import refuse_hooks, refuse_outside_ties
 from sparsekd.convert._decision import decide, replacements
 from sparsekd.convert._inputs import run_all, runs_of
+from sparsekd.convert._padding import padding_note
 from sparsekd.convert._plan import Request, make_plan
 from sparsekd.convert._restore import substitute
 from sparsekd.convert._rows import report_of
@@ -108,6 +109,8 @@ def convert(
     if tuning is not None:
         held = tuple(choice for choice in tuning.layers if choice.name in plan.parts)
         tuning = replace(tuning, layers=held)
+    parts = plan.parts
+    made = {name: e for name, e in decision.engines.items() if parts[name].current is None}
     result.sparsekd_report = report_of(  # type: ignore[assignment]
         plan.view,
         decision.engines,
@@ -116,6 +119,7 @@ def convert(
         plan.stay,
         plan.chains.failure,
         tuning,
+        padding_note(made),
     )
     return result
 

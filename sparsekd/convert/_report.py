@@ -23,6 +23,8 @@ class ConversionRow:
         activation: the activation that the engine layer took in, else None.
         sparsity: share of the weights that are zero, 0..1; None for modules without a weight.
         reason: why, in a few words.
+        filled: of a windowed layer, the share of its slots that holds kept weights, 0..1; the rest
+            is padding, which takes as much time.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ConversionRow:
     activation: str | None
     sparsity: float | None
     reason: str
+    filled: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class ConversionReport:
         }
 
     def __str__(self) -> str:
-        head = ("module", "kind", "kernel", "scheme", "activation", "sparsity", "reason")
+        head = ("module", "kind", "kernel", "scheme", "activation", "sparsity", "filled", "reason")
         cells = [
             (
                 row.name or "(model)",
@@ -82,6 +85,7 @@ class ConversionReport:
                 row.scheme or "-",
                 row.activation or "-",
                 "-" if row.sparsity is None else f"{row.sparsity:.1%}",
+                "-" if row.filled is None else f"{row.filled:.0%}",
                 row.reason,
             )
             for row in self.rows

@@ -25,6 +25,7 @@ def report_of(
     stay: Mapping[int, str],
     failure: str,
     tuning: TuneReport | None = None,
+    padding: str = "",
 ) -> ConversionReport:
     """A row for every leaf, and for every module that owns parameters beside its children.
 
@@ -36,6 +37,7 @@ def report_of(
         stay: by id, why a module stays, or goes back, in torch.
         failure: why the data flow could not be traced.
         tuning: what was measured.
+        padding: a note on what masks cost.
     """
     rows = []
     for name, module in model.named_modules():
@@ -68,6 +70,8 @@ def report_of(
             "the data flow could not be traced, so BatchNorm was folded and activations were fused "
             f"only inside nn.Sequential ({failure})"
         )
+    if padding:
+        notes.append(padding)
     if tuning is not None and (other := tuning.machine.unlike(Machine.here())):
         notes.append(f"kernels were measured with another {other}: {tuning.machine}")
     return ConversionReport(tuple(rows), tuple(notes), tuning)
@@ -84,4 +88,5 @@ def _engine_row(name: str, module: nn.Module, engine: EngineLayer, reason: str) 
         engine.activation,
         sparsity,
         reason,
+        engine.efficiency() if engine.kernel == "windowed" else None,
     )

@@ -78,9 +78,11 @@ def compute_mask(
 ) -> Tensor:
     """The mask that a pattern chooses by a score; what is masked already stays masked.
 
-    ``among`` (bool, shape of the weight) says what is left to choose from where no mask is
-    recorded. The inputs of an output are ordered (kh, kw, C / groups), and groups of n:m lie inside one tap:
+    The inputs of an output are ordered (kh, kw, C / groups), and groups of n:m lie inside one tap:
     so each tap of a convolution is a row of its own here.
+
+    Args:
+        among: bool, shape of the weight; the weights to choose from, in place of a recorded mask.
     """
     weight = _weight(module).detach()
     value = score(weight)
