@@ -213,6 +213,7 @@ class _Conv2d:
         y_scale: float,
         y_zero_point: int,
         threads: int,
+        residual: tuple[int, bool, bool, float, int] = ...,  # address, u8, nhwc, scale, zero point
     ) -> None: ...
     def direct(self, torch: Torch, tensors: _Tensors, dims: int) -> _DirectCall: ...
 

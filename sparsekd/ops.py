@@ -7,6 +7,7 @@ small layer takes, so plain CPU tensors go to the compiled handle directly (:mod
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from sparsekd import backend
 from sparsekd.backend import ConvGeometry, Format, LayerSettings
 from sparsekd.direct import CachedLayer
+from sparsekd.images import (
+    QuantizedOutput,
+    Residual,
+    check_elements,
+    check_residual,
+    is_channels_last,
+)
 
 __all__ = [
     "QuantizedOutput",
@@ -32,9 +40,6 @@ __all__ = [
     "run_conv2d",
     "run_linear",
 ]
-
-#: Scale and zero point of a u8 output.
-QuantizedOutput = tuple[float, int]
 
 
 def check_indirect(x: object, where: str) -> None:
@@ -90,28 +95,20 @@ def run_linear(handle: Any, x: Tensor) -> Tensor:
     return y
 
 
-def is_channels_last(x: Tensor) -> bool:
-    """Whether torch calls the memory format of a 4-d tensor channels_last, by its strides alone."""
-    n, c, h, w = x.shape
-    by_n, by_c, by_h, by_w = x.stride()
-    return (
-        by_c == 1
-        and by_w >= c
-        and by_h >= by_w * w
-        and (n <= 1 or by_n >= by_h * h)
-        and not (w == h == 1 and by_w < max(c, 2))
-    )
-
-
 def run_conv2d(
-    handle: Any, geometry: ConvGeometry, x: Tensor, out: QuantizedOutput | None = None
+    handle: Any,
+    geometry: ConvGeometry,
+    x: Tensor,
+    out: QuantizedOutput | None = None,
+    residual: Residual | None = None,
 ) -> Tensor:
-    """y = conv2d(x) for x [batch, channels, height, width] on the CPU.
+    """y = act(conv2d(x) + residual) for x [batch, channels, height, width] on the CPU.
 
     x is fp32 in either memory format, or u8 channels_last; y is fp32 in the memory format of x, or,
     with ``out``, u8 channels_last.
     """
     height, width = _out_size(geometry, x)
+    check_elements("sparsekd conv2d", x.shape[0], geometry.channels[1], height, width)
     bytes_in = x.dtype is torch.uint8
     nhwc = bytes_in or is_channels_last(x)
     layout = torch.channels_last if nhwc else torch.contiguous_format
@@ -123,6 +120,14 @@ def run_conv2d(
         memory_format=torch.channels_last if nhwc_out else torch.contiguous_format,
     )
     scale, zero_point = (1.0, 0) if out is None else out
+    added: tuple[Any, ...] = ()
+    if residual is not None:
+        r, r_scale, r_zero_point = residual
+        r_u8 = r.dtype is torch.uint8
+        r_nhwc = r_u8 or is_channels_last(r)
+        # Held here: a copy must live as long as the call.
+        r = r.contiguous(memory_format=torch.channels_last if r_nhwc else torch.contiguous_format)
+        added = ((_address(r), r_u8, r_nhwc, r_scale, r_zero_point),)
     handle.forward(
         _address(x),
         bytes_in,
@@ -134,6 +139,7 @@ def run_conv2d(
         scale,
         zero_point,
         torch.get_num_threads(),
+        *added,
     )
     return y
 
@@ -202,6 +208,10 @@ def tensor_names(fmt: Format) -> tuple[str, ...]:
 
 
 _LINEAR_SETTINGS = "int inputs, int outputs, int window, str activation"
+_OUT_SETTINGS = ", float? out_scale=None, int out_zero_point=0"
+_RESIDUAL_SETTINGS = (
+    ", Tensor? residual=None, float? residual_scale=None, int residual_zero_point=0"
+)
 _CONV_SETTINGS = (
     "int[2] channels, int[2] kernel, int[2] stride, int[2] dilation, int[4] padding, int groups, "
     "int window, str activation"
@@ -214,7 +224,13 @@ def linear_op(fmt: Format) -> Any:
 
 
 def conv2d_op(fmt: Format) -> Any:
-    """The registered op of a format for Conv2d; u8 formats take u8 or fp32 on either side."""
+    """The registered op of a format for Conv2d.
+
+    ``op(x, *tensors, *conv2d_arguments(settings))`` and, after those, for int8 ``out_scale`` and
+    ``out_zero_point`` of a u8 output (x may be u8 too, quantized as the layer's input is), and for
+    all but CSR ``residual``, fp32 or u8 of the output's shape, which is added before the
+    activation, with ``residual_scale`` and ``residual_zero_point`` if it is u8.
+    """
     return getattr(torch.ops.sparsekd, f"conv2d_{fmt.name}").default
 
 
@@ -299,6 +315,28 @@ def _register_linear(fmt: Format) -> None:
     _define(f"linear_{fmt.name}", f"{_schema(fmt)}, {_LINEAR_SETTINGS}", compute, fake)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Endpoints:
+    """What a convolution op may be given beside its settings, in the order of its schema."""
+
+    out_scale: float | None = None
+    out_zero_point: int = 0
+    residual: Tensor | None = None
+    residual_scale: float | None = None
+    residual_zero_point: int = 0
+
+    def out(self) -> QuantizedOutput | None:
+        return None if self.out_scale is None else (self.out_scale, self.out_zero_point)
+
+    def residual_of(self, where: str, g: ConvGeometry, x: Tensor) -> Residual | None:
+        """The residual, after a check against the output of x."""
+        if self.residual is None:
+            return None
+        shape = (x.shape[0], g.channels[1], *_out_size(g, x))
+        scale, zero_point = self.residual_scale, self.residual_zero_point
+        return check_residual(where, self.residual, scale, zero_point, shape)
+
+
 @functools.lru_cache(maxsize=4096)  # calls with the same few geometries
 def _checked_geometry(*sizes: Any) -> ConvGeometry:
     geometry = ConvGeometry(*sizes)
@@ -309,31 +347,36 @@ def _checked_geometry(*sizes: Any) -> ConvGeometry:
 def _register_conv2d(fmt: Format) -> None:
     names = tensor_names(fmt)
     quantizes = fmt.dtype == "s8"
-    extra = ", float? out_scale=None, int out_zero_point=0" if quantizes else ""
+    where = f"sparsekd::conv2d_{fmt.name}"
+    extra = _OUT_SETTINGS if quantizes else ""
+    extra += "" if fmt.kernel == "csr" else _RESIDUAL_SETTINGS
 
-    def read(args: tuple[Any, ...]) -> tuple[LayerSettings, QuantizedOutput | None]:
+    def read(args: tuple[Any, ...]) -> tuple[LayerSettings, _Endpoints]:
         channels, kernel, stride, dilation, padding, groups, window, activation, *rest = args
+        if not quantizes:  # no u8 output
+            rest = [None, 0, *rest]
         sizes = (channels, kernel, stride, dilation, padding)
         geometry = _checked_geometry(*map(tuple, sizes), groups)
-        out_scale, out_zero_point = (*rest, None, 0)[:2] if rest else (None, 0)
         settings = LayerSettings(channels[0] // groups, channels[1], activation, window, geometry)
-        return settings, None if out_scale is None else (out_scale, out_zero_point)
+        return settings, _Endpoints(*rest)  # the dispatcher leaves out defaults at the end
 
     def compute(x: Tensor, *args: Any, **rest: Any) -> Tensor:
-        settings, out = read((*args[len(names) :], *rest.values()))
+        settings, ends = read((*args[len(names) :], *rest.values()))
         assert settings.geometry is not None
         _check_conv(x, fmt, settings.geometry.channels[0])
         tensors = dict(zip(names, args, strict=False))
         handle = _cached_handle(fmt, tensors, settings)
         if fmt.kernel == "csr":
             return run_pointwise(handle, x)
-        return run_conv2d(handle, settings.geometry, x, out)
+        residual = ends.residual_of(where, settings.geometry, x)
+        return run_conv2d(handle, settings.geometry, x, ends.out(), residual)
 
     def fake(x: Tensor, *args: Any, **rest: Any) -> Tensor:
-        settings, out = read((*args[len(names) :], *rest.values()))
-        g = settings.geometry
+        settings, ends = read((*args[len(names) :], *rest.values()))
+        g, out = settings.geometry, ends.out()
         assert g is not None
         _check_conv(x, fmt, g.channels[0])
+        ends.residual_of(where, g, x)
         height, width = _out_size(g, x)
         nhwc = out is not None or x.dtype is torch.uint8 or is_channels_last(x)
         return torch.empty(

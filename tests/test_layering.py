@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Module or package of sparsekd -> the others that it may import.
 _DATA = {"spec", "numerics", "modules"}
 _WIRING = {"flow", "folding"}  # how a model is put together; torch alone
-_ENGINE = {*_DATA, "backend", "direct", "ops"}
+_ENGINE = {*_DATA, "backend", "direct", "images", "ops"}
 PYTHON = {
     "spec": set(),
     "numerics": set(),
@@ -32,7 +32,8 @@ PYTHON = {
     "quantize": {*_DATA, *_WIRING, "batches"},
     "backend": {"spec"},
     "direct": {"backend"},
-    "ops": {"backend", "direct", "spec"},
+    "images": set(),  # memory formats and the arithmetic of u8 between layers; torch alone
+    "ops": {"backend", "direct", "images", "spec"},
     "nn": _ENGINE,
     "environment": {"backend"},
     "benchmark": {"environment", "spec"},

@@ -86,11 +86,22 @@ WindowedShape shape_of(const ConvGeometry& g, int window) {
   return {g.out_channels, g.in_channels / g.groups, window, g.taps(), g.groups};
 }
 
+// Address of the residual (0: none), whether it is u8 and NHWC, its scale and zero point.
+using Residual = std::tuple<std::uintptr_t, bool, bool, float, std::int32_t>;
+
+ConvResidual residual_at(const Residual& residual) {
+  const auto [address, u8, nhwc, scale, zero_point] = residual;
+  const auto* data = reinterpret_cast<const void*>(address);
+  return {u8 ? nullptr : static_cast<const float*>(data),
+          u8 ? static_cast<const std::uint8_t*>(data) : nullptr, nhwc ? Layout::nhwc : Layout::nchw,
+          scale, zero_point};
+}
+
 // Addresses of contiguous tensors; a dtype is u8 where its flag says so, else fp32.
 template <class Conv>
 void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
              std::uintptr_t y, bool y_u8, bool y_nhwc, float y_scale, std::int32_t y_zero_point,
-             int threads) {
+             int threads, const Residual& residual) {
   const auto [batch, channels, height, width] = shape;
   require(channels == conv.geometry().in_channels, "input of ", channels, " channels, expected ",
           conv.geometry().in_channels);
@@ -107,7 +118,10 @@ void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four sh
                         width};
   const ConvOutput output{y_u8 ? nullptr : static_cast<float*>(to),
                           y_u8 ? static_cast<std::uint8_t*>(to) : nullptr,
-                          y_nhwc ? Layout::nhwc : Layout::nchw, y_scale, y_zero_point};
+                          y_nhwc ? Layout::nhwc : Layout::nchw,
+                          y_scale,
+                          y_zero_point,
+                          residual_at(residual)};
   conv.forward(input, output, threads);
 }
 
@@ -163,7 +177,8 @@ void bind_conv2d(py::module_& m) {
           "values"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
           "activation"_a)
       .def("forward", &forward<Conv2dS8>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
-           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a)
+           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a,
+           "residual"_a = Residual{0, false, true, 1.0f, 0})
       .def("direct", &direct_conv2d<Conv2dS8>, "torch"_a, "tensors"_a, "dims"_a);
 
   py::class_<Conv2dFloat>(m, "Conv2dFloat")
@@ -201,7 +216,8 @@ void bind_conv2d(py::module_& m) {
           },
           "values"_a, "geometry"_a, "bias"_a, "activation"_a)
       .def("forward", &forward<Conv2dFloat>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a,
-           "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a)
+           "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a,
+           "residual"_a = Residual{0, false, true, 1.0f, 0})
       .def("direct", &direct_conv2d<Conv2dFloat>, "torch"_a, "tensors"_a, "dims"_a);
 }
 

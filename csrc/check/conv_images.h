@@ -64,11 +64,13 @@ inline std::ostream& operator<<(std::ostream& text, const Where& where) {
   return text << "sample " << where.sample << ", pixel " << where.row << ',' << where.column
               << ", output " << where.output << ": ";
 }
-inline std::int64_t output_at(const Problem& p, const Where& where) {
+inline std::int64_t output_at(const Problem& p, const Where& where, Layout layout) {
   const std::int64_t pixels = p.images.out_height * p.images.out_width;
-  return p.images.out == Layout::nhwc
-             ? (where.sample * pixels + where.pixel) * p.outputs + where.output
-             : (where.sample * p.outputs + where.output) * pixels + where.pixel;
+  return layout == Layout::nhwc ? (where.sample * pixels + where.pixel) * p.outputs + where.output
+                                : (where.sample * p.outputs + where.output) * pixels + where.pixel;
+}
+inline std::int64_t output_at(const Problem& p, const Where& where) {
+  return output_at(p, where, p.images.out);
 }
 
 }  // namespace skd::check

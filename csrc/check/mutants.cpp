@@ -8,7 +8,9 @@ KernelTable base;
 
 std::vector<Mutant> all_mutants() {
   std::vector<Mutant> mutants = s8_mutants();
-  mutants.insert(mutants.end(), float_mutants().begin(), float_mutants().end());
+  for (const auto* more : {&float_mutants(), &image_mutants()}) {
+    mutants.insert(mutants.end(), more->begin(), more->end());
+  }
   return mutants;
 }
 

@@ -20,6 +20,7 @@ struct Mutant {
 std::vector<Mutant> all_mutants();
 const std::vector<Mutant>& s8_mutants();     // mutants_s8.cpp
 const std::vector<Mutant>& float_mutants();  // mutants_float.cpp
+const std::vector<Mutant>& image_mutants();  // mutants_images.cpp
 
 extern KernelTable base;  // what a mutant calls for everything but its mistake
 

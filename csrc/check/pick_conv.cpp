@@ -92,6 +92,16 @@ void pick_wide_depthwise(Random& random, Problem& p) {
   place(p);
 }
 
+// A layer between others in u8, as whole networks have them: requantized without leaving registers.
+void pick_u8_chain(Random& random, Problem& p) {
+  p.dynamic = false;
+  p.zero_point = random.pick({0, 1, 77, 128, 200, 255});
+  p.images.u8_in = p.images.u8_out = true;
+  p.images.in = p.images.out = p.images.residual = Layout::nhwc;
+  p.activation = random.pick({Activation::none, Activation::relu, Activation::relu6});
+  p.residual = random.percent(50) ? Residual::u8 : Residual::none;
+}
+
 }  // namespace
 
 void pick_conv(Random& random, Problem& p) {
@@ -105,7 +115,7 @@ void pick_conv(Random& random, Problem& p) {
   p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
   images.u8_in = !is_float(p.op) && !p.dynamic && random.percent(50);
   images.in = images.u8_in || random.percent(50) ? Layout::nhwc : Layout::nchw;
-  images.u8_out = random.percent(35);
+  images.u8_out = random.percent(45);
   images.out = images.u8_out || random.percent(50) ? Layout::nhwc : Layout::nchw;
   images.out_zero_point = random.pick({0, 1, 77, 128, 200, 255});
   pick_weights(random, p);
@@ -115,6 +125,9 @@ void pick_conv(Random& random, Problem& p) {
   p.zero_point = zero_point;
   pick_floats(random, p);
   pick_activation(random, p);
+  if (random.percent(40)) p.residual = random.pick({Residual::f32, Residual::u8, Residual::u8});
+  if (p.residual == Residual::f32 && random.percent(50)) images.residual = Layout::nchw;
+  if (!is_float(p.op) && random.percent(25)) pick_u8_chain(random, p);
   pick_environment(random, p);
   if (p.rows > 0 && random.percent(30)) p.split = random.in(0, p.rows);
 }
@@ -134,6 +147,7 @@ std::string describe_images(const Problem& p) {
   text << " pad=" << g.pad_top << ',' << g.pad_bottom << ',' << g.pad_left << ',' << g.pad_right;
   if (g.groups > 1) text << " groups=" << g.groups;
   if (i.u8_out) text << " out-zp=" << i.out_zero_point;
+  if (i.residual == Layout::nchw) text << " residual=nchw";
   return text.str();
 }
 

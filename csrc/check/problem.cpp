@@ -24,7 +24,7 @@ constexpr OpFacts kOpFacts[kOps] = {
     {"conv_windowed_f32", 7},    {"conv_windowed_bf16", 5},   {"conv_depthwise_f32", 5},
     {"tile_depthwise_s8", 4},    {"tile_depthwise_f32", 4},   {"tile_csr_f32", 6},
     {"epilogue_sums", 5},        {"transpose_f32", 3},        {"to_bf16", 4},
-    {"absolute_maximum", 2},     {"refuse_conv", 2},
+    {"absolute_maximum", 2},     {"refuse_conv", 2},          {"dequantize_u8", 2},
 };
 static_assert(kOpFacts[kOps - 1].share > 0, "an operation without a share would never run");
 
@@ -172,6 +172,10 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       pick_floats(random, p);
       if (random.percent(1)) p.inputs = 0;
       break;
+    case Op::dequantize_u8:
+      pick_bytes(random, p);
+      if (random.percent(1)) p.inputs = 0;
+      break;
     case Op::quantize_static_u8:
       pick_floats(random, p);
       if (random.percent(1)) p.inputs = 0;
@@ -203,12 +207,14 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       pick_output(random, p);
       p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
       p.ordered = random.percent(50);
+      p.residual = random.percent(30) ? Residual::f32 : Residual::none;
       break;
     case Op::epilogue_fp32:
       p.rows = random.in(1, kMaxTileRows);
       pick_output(random, p);
       p.in_gap = random.pick<std::int64_t>({0, 0, 16, 1, 5});
       p.ordered = random.percent(50);
+      p.residual = random.percent(30) ? Residual::f32 : Residual::none;
       break;
     case Op::linear_windowed_s8:
     case Op::linear_dense_s8:
@@ -247,12 +253,13 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
 std::string describe(const Problem& p) {
   const auto index = [](auto choice) { return static_cast<std::size_t>(choice); };
   const bool tile = is_tile(p.op), linear = is_linear(p.op), conv = is_conv(p.op);
+  const bool dequantize = p.op == Op::dequantize_u8;
   const bool vector = is_vector(p.op), sums = p.op == Op::epilogue_sums;
-  const bool zero_point =
-      linear || conv || tile || p.op == Op::quantize_static_u8 || p.op == Op::refuse_linear_s8;
+  const bool zero_point = linear || conv || tile || dequantize || p.op == Op::quantize_static_u8 ||
+                          p.op == Op::refuse_linear_s8;
   std::ostringstream text;
   text << name_of(p.op) << ' ';
-  if (vector) {
+  if (vector || dequantize) {
     text << p.inputs;
   } else if (p.op == Op::epilogue_fp32 || sums) {
     text << p.rows << 'x' << p.outputs;
@@ -280,6 +287,7 @@ std::string describe(const Problem& p) {
   if ((linear || conv) && !floats) text << (p.dynamic ? " dynamic" : " static");
   if (!floats && zero_point) text << " zp=" << p.zero_point;
   if (p.bias) text << " bias";
+  if (p.residual != Residual::none) text << (p.residual == Residual::u8 ? " +u8" : " +f32");
   if (p.activation != Activation::none) text << ' ' << kActivationNames[index(p.activation)];
   if (p.in_gap > 0) text << " in+" << p.in_gap;
   if (p.out_gap > 0) text << " out+" << p.out_gap;

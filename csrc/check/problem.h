@@ -44,8 +44,9 @@ enum class Op : int {
   to_bf16,
   absolute_maximum,
   refuse_conv,  // geometry, images and weights that a convolution must not accept
+  dequantize_u8,
 };
-inline constexpr int kOps = 32;
+inline constexpr int kOps = 33;
 const char* name_of(Op op);
 
 // What an operation is made of.
@@ -125,6 +126,7 @@ enum class FloatFill : int {
   huge,
   mixed
 };
+enum class Residual : int { none, f32, u8 };
 enum class Environment : int { standard, flush, upward, downward, toward_zero, flush_upward };
 
 // What a convolution has beside the fields of every problem; its batch is `rows`, and `outputs`,
@@ -133,6 +135,7 @@ struct Images {
   ConvGeometry geometry{};
   std::int64_t height = 1, width = 1, out_height = 1, out_width = 1;
   Layout in = Layout::nchw, out = Layout::nchw;
+  Layout residual = Layout::nhwc;
   bool u8_in = false, u8_out = false;
   std::int32_t out_zero_point = 0;
 };
@@ -154,6 +157,7 @@ struct Problem {
   bool dynamic = true, bias = false;
   std::int32_t zero_point = 128;
   Activation activation = Activation::none;
+  Residual residual = Residual::none;    // of convolutions and epilogues
   std::int64_t in_gap = 0, out_gap = 0;  // elements between the rows of the input and the output
   std::int64_t split = 0;                // layers: rows of a first call, the rest in a second
   int threads = 1;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check/data.h"
+#include "check/residual.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
 #include "check/windowed_weights.h"
@@ -18,6 +19,7 @@ struct ConvData {
   std::vector<float> dense;    // [outputs][taps][inputs]
   std::vector<float> x, bias;  // x: [batch][pixels][channels], whatever the layer's layout is
   float out_scale = 1;
+  ResidualData residual;
   std::vector<Sum> sums;  // expected [batch][pixels][outputs]
 
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
@@ -33,6 +35,7 @@ ConvData make_data(const Problem& p) {
   for (float& bias : data.bias) bias = random.symmetric();
   data.out_scale = random.pick({0.003f, 0.01f, 0.02f, 0.04f});
   data.sums.resize(size(p.rows * outputs));
+  data.residual = make_residual(p, random, p.rows * outputs, FloatFill::normal);
   for (std::int64_t n = 0; n < p.rows; ++n) {
     float* x = data.x.data() + n * count;
     fill_floats(p.floats, random, x, count);
@@ -42,6 +45,9 @@ ConvData make_data(const Problem& p) {
     reference::convolve_f32(conv_of(p.images), seen.data(), data.dense.data(), sums);
     for (std::int64_t i = 0; i < (p.bias ? outputs : 0); ++i) {
       sums[i].add_bias(data.bias[size(i % p.outputs)]);
+    }
+    for (std::int64_t i = 0; i < (data.residual.empty() ? 0 : outputs); ++i) {
+      sums[i].add_bias(data.residual.value(n * outputs + i));
     }
   }
   return data;
@@ -65,13 +71,13 @@ struct Output {
 
 // Samples begin..end in one call.
 void forward(const Problem& p, const ConvData& data, const Conv2dFloat& layer, const float* x,
-             Output y, std::int64_t begin, std::int64_t end, int threads,
-             const KernelTable& table) {
+             const GuardedResidual& residual, Output y, std::int64_t begin, std::int64_t end,
+             int threads, const KernelTable& table) {
   const Images& i = p.images;
   const std::int64_t out = begin * output_size(i);
   layer.forward({x + begin * input_size(i), nullptr, i.in, end - begin, i.height, i.width},
                 {i.u8_out ? nullptr : y.f32 + out, i.u8_out ? y.u8 + out : nullptr, i.out,
-                 data.out_scale, i.out_zero_point},
+                 data.out_scale, i.out_zero_point, residual.from(out)},
                 threads, &table);
 }
 
@@ -101,7 +107,8 @@ Result on_one_thread(const Problem& p, const ConvData& data, const std::vector<f
   subject.memory.start(Side::end);
   const Output y{subject.memory.take<float>("y", u8 ? 0 : count),
                  subject.memory.take<std::uint8_t>("u8 y", u8 ? count : 0)};
-  forward(p, data, make_layer(p, data), input.data(), y, 0, p.rows, 1, subject.table);
+  const GuardedResidual residual(p, data.residual, subject.memory);
+  forward(p, data, make_layer(p, data), input.data(), residual, y, 0, p.rows, 1, subject.table);
   return {{y.f32, y.f32 + (u8 ? 0 : count)}, {y.u8, y.u8 + (u8 ? count : 0)}};
 }
 
@@ -133,6 +140,7 @@ Coverage run_conv_float(const Problem& p, const Subject& subject) {
     subject.memory.start(side);
     const float* x =
         subject.memory.copy("x", input.data(), static_cast<std::int64_t>(input.size()));
+    const GuardedResidual residual(p, data.residual, subject.memory);
     const Output y{subject.memory.take<float>("y", u8_out ? 0 : count),
                    subject.memory.take<std::uint8_t>("u8 y", u8_out ? count : 0)};
     if (!u8_out) mark(y.f32, count);
@@ -140,7 +148,7 @@ Coverage run_conv_float(const Problem& p, const Subject& subject) {
     guarded_call(p.environment, subject.memory, [&] {
       const Conv2dFloat layer = make_layer(p, data);
       const auto part = [&](std::int64_t begin, std::int64_t end) {
-        forward(p, data, layer, x, y, begin, end, p.threads, watch.table());
+        forward(p, data, layer, x, residual, y, begin, end, p.threads, watch.table());
       };
       if (p.split > 0) part(0, p.split);
       part(p.split, p.rows);

@@ -186,6 +186,15 @@ void refuse_calls(Kind kind, const ConvGeometry& g, const Call& good, const Kern
     c.y.layout = Layout::nhwc;
   };
   refuse("u8 output", [&](Call& c) { bytes_out(c), c.y.layout = Layout::nchw; });
+  const auto add = [](Call& c, bool u8, Layout layout) {
+    c.y.residual.u8 = u8 ? reinterpret_cast<const std::uint8_t*>(c.x.f32) : nullptr;
+    c.y.residual.layout = layout;
+  };
+  refuse("u8 residual", [&](Call& c) { add(c, true, Layout::nchw); });
+  refuse("residual", [&](Call& c) { add(c, true, Layout::nhwc), c.y.residual.f32 = c.x.f32; });
+  refuse("residual scale", [&](Call& c) { add(c, true, Layout::nhwc), c.y.residual.scale = 0; });
+  refuse("residual zero point",
+         [&](Call& c) { add(c, true, Layout::nhwc), c.y.residual.zero_point = 256; });
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const float scale : {0.0f, -1.0f, kInf, kInf - kInf, 0x1p-121f}) {
     refuse("output scale", [&](Call& c) { bytes_out(c), c.y.scale = scale; });

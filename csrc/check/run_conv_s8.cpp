@@ -5,6 +5,7 @@
 
 #include "check/conv_images.h"
 #include "check/data.h"
+#include "check/residual.h"
 #include "check/runner.h"
 #include "check/thread_watch.h"
 #include "check/windowed_weights.h"
@@ -19,6 +20,7 @@ struct ConvData {
   std::vector<float> scale, bias;
   ActivationQuant quant;
   float out_scale = 1;
+  ResidualData residual;
   std::vector<float> before;  // expected [batch][pixels][outputs], before the activation
 
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
@@ -53,9 +55,9 @@ void expect_sample(const Problem& p, std::int64_t sample, ConvData& data) {
   reference::convolve_s8(conv, u.data(), p.zero_point, data.dense.data(), acc.data());
   for (std::int64_t i = 0; i < outputs; ++i) {
     const std::int64_t o = i % p.outputs;
-    data.before[size(sample * outputs + i)] =
-        reference::dequantize(acc[size(i)], scale, data.scale[size(o)],
-                              data.bias.empty() ? nullptr : &data.bias[size(o)]);
+    const float y = reference::dequantize(acc[size(i)], scale, data.scale[size(o)],
+                                          data.bias.empty() ? nullptr : &data.bias[size(o)]);
+    data.before[size(sample * outputs + i)] = data.residual.added(y, sample * outputs + i);
   }
 }
 
@@ -83,7 +85,9 @@ ConvData make_data(const Problem& p) {
     data.quant.zero_point = p.zero_point;
   }
   data.out_scale = random.pick({0.003f, 0.01f, 0.02f, 0.04f});
-  data.before.resize(size(p.rows * output_size(p.images)));
+  const std::int64_t outputs = p.rows * output_size(p.images);
+  data.residual = make_residual(p, random, outputs, p.floats);
+  data.before.resize(size(outputs));
   for (std::int64_t n = 0; n < p.rows; ++n) expect_sample(p, n, data);
   return data;
 }
@@ -104,14 +108,14 @@ struct Output {
 
 // Samples begin..end in one call.
 void forward(const Problem& p, const ConvData& data, const Conv2dS8& layer, const float* x,
-             const std::uint8_t* u8, Output y, std::int64_t begin, std::int64_t end, int threads,
-             const KernelTable& table) {
+             const std::uint8_t* u8, const GuardedResidual& residual, Output y, std::int64_t begin,
+             std::int64_t end, int threads, const KernelTable& table) {
   const Images& i = p.images;
   const std::int64_t in = begin * input_size(i), out = begin * output_size(i);
   layer.forward({i.u8_in ? nullptr : x + in, i.u8_in ? u8 + in : nullptr, i.in, end - begin,
                  i.height, i.width},
                 {i.u8_out ? nullptr : y.f32 + out, i.u8_out ? y.u8 + out : nullptr, i.out,
-                 data.out_scale, i.out_zero_point},
+                 data.out_scale, i.out_zero_point, residual.from(out)},
                 threads, &table);
 }
 
@@ -125,12 +129,14 @@ struct Scalar {
   std::vector<float> f32;
   std::vector<std::uint8_t> u8;
 
-  Scalar(const Problem& p, const ConvData& data) {
+  Scalar(const Problem& p, const ConvData& data, GuardedMemory& memory) {
     f32.resize(p.images.u8_out ? 0 : data.before.size());
     u8.resize(p.images.u8_out ? data.before.size() : 0);
     const std::vector<float> x = in_layout(p, data.x);
-    forward(p, data, make_layer(p, data), x.data(), data.u8.data(), {f32.data(), u8.data()}, 0,
-            p.rows, 1, kScalarTable);
+    memory.start(Side::end);
+    const GuardedResidual residual(p, data.residual, memory);
+    forward(p, data, make_layer(p, data), x.data(), data.u8.data(), residual,
+            {f32.data(), u8.data()}, 0, p.rows, 1, kScalarTable);
   }
 };
 
@@ -152,7 +158,7 @@ Coverage run_conv_s8(const Problem& p, const Subject& subject) {
   const std::vector<float> input = in_layout(p, data.x);
   const bool approximate = p.activation == Activation::gelu || p.activation == Activation::silu;
   std::vector<Scalar> scalar;
-  if (approximate && !subject.is_scalar) scalar.emplace_back(p, data);
+  if (approximate && !subject.is_scalar) scalar.emplace_back(p, data, subject.memory);
 
   Coverage coverage;
   const ThreadWatch watch(subject.table);
@@ -164,6 +170,7 @@ Coverage run_conv_s8(const Problem& p, const Subject& subject) {
         subject.memory.copy("x", input.data(), static_cast<std::int64_t>(input.size()));
     const std::uint8_t* u8 =
         subject.memory.copy("u8 x", data.u8.data(), static_cast<std::int64_t>(data.u8.size()));
+    const GuardedResidual residual(p, data.residual, subject.memory);
     const Output y{subject.memory.take<float>("y", u8_out ? 0 : count),
                    subject.memory.take<std::uint8_t>("u8 y", u8_out ? count : 0)};
     if (!u8_out) mark(y.f32, count);
@@ -171,7 +178,7 @@ Coverage run_conv_s8(const Problem& p, const Subject& subject) {
     guarded_call(p.environment, subject.memory, [&] {
       const Conv2dS8 layer = make_layer(p, data);
       const auto part = [&](std::int64_t begin, std::int64_t end) {
-        forward(p, data, layer, x, u8, y, begin, end, p.threads, watch.table());
+        forward(p, data, layer, x, u8, residual, y, begin, end, p.threads, watch.table());
       };
       if (p.split > 0) part(0, p.split);
       part(p.split, p.rows);

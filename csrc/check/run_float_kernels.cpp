@@ -5,6 +5,7 @@
 
 #include "check/conv_images.h"
 #include "check/data.h"
+#include "check/residual.h"
 #include "check/runner.h"
 
 namespace skd::check {
@@ -147,6 +148,7 @@ namespace {
 struct SumsData {
   std::vector<float> acc, bias, before;  // acc: [rows][stride], columns to a multiple of 16
   std::vector<std::int32_t> places;      // empty unless the problem is ordered
+  ResidualData residual;                 // [rows][outputs]
   std::int64_t stride;
 };
 
@@ -165,11 +167,13 @@ SumsData make_sums(const Problem& p) {
     if (random.percent(3)) bias = random.pick({0.0f, -0.0f, 1e30f, -1e30f, -3e38f, INFINITY, NAN});
   }
   if (p.ordered) data.places = places_of(make_order(random, p.outputs, 1), 1);
+  data.residual = make_residual(p, random, p.rows * p.outputs, FloatFill::mixed);
   for (std::int64_t r = 0; r < p.rows; ++r) {
     for (std::int64_t c = 0; c < p.outputs; ++c) {
       const std::int64_t at = p.ordered ? c / kOrderBlock * kOrderBlock + data.places[size(c)] : c;
       const float acc = data.acc[size(r * data.stride + at)];
-      data.before.push_back(p.bias ? acc + data.bias[size(c)] : acc);
+      const float biased = p.bias ? acc + data.bias[size(c)] : acc;
+      data.before.push_back(data.residual.added(biased, r * p.outputs + c));
     }
   }
   return data;
@@ -183,6 +187,10 @@ EpilogueSums sums_job(const Problem& p, const SumsData& data, GuardedMemory& mem
   job.columns = p.outputs;
   job.bias = p.bias ? memory.copy("bias", data.bias.data(), p.outputs) : nullptr;
   job.places = p.ordered ? memory.copy("places", data.places.data(), p.outputs) : nullptr;
+  if (!data.residual.empty()) {
+    job.residual = memory.copy("residual", data.residual.f32.data(), p.rows * p.outputs);
+    job.residual_stride = p.outputs;
+  }
   job.activation = p.activation;
   job.y_stride = p.outputs + p.out_gap;
   job.y = memory.take<float>("y", extent(p.rows, p.outputs, job.y_stride));

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "check/data.h"
+#include "check/residual.h"
 #include "check/runner.h"
 #include "check/windowed_weights.h"
 #include "formats/dense_s8.h"
@@ -115,6 +116,29 @@ Coverage run_quantize(const Problem& p, const Subject& subject) {
   return coverage;
 }
 
+Coverage run_dequantize(const Problem& p, const Subject& subject) {
+  Random random(p.seed);
+  std::vector<std::uint8_t> bytes(size(p.inputs));
+  fill_bytes(p.bytes, random, bytes.data(), p.inputs);
+  const float scale = random.pick({1.0f, 0.0173f, 3e-30f, 3e38f});
+  Coverage coverage;
+  for (const Side side : kSides) {
+    subject.memory.start(side);
+    const std::uint8_t* u = subject.memory.copy("u", bytes.data(), p.inputs);
+    float* x = subject.memory.take<float>("x", p.inputs);
+    mark(x, p.inputs);
+    guarded_call(p.environment, subject.memory,
+                 [&] { subject.table.dequantize_u8(u, p.inputs, scale, p.zero_point, x); });
+    for (std::int64_t i = 0; i < p.inputs; ++i) {
+      const float expected = reference::dequantize_u8(bytes[size(i)], scale, p.zero_point);
+      expect(same(x[i], expected), "x[", i, "] = ", x[i], ", expected ", expected);
+      // Small bytes and small zero points agree often.
+      if (side == Side::end) coverage.count(true);
+    }
+  }
+  return coverage;
+}
+
 Coverage run_tile(const Problem& p, const Subject& subject) {
   Random random(p.seed);
   const std::vector<std::int8_t> dense = make_weights(p, random);
@@ -169,6 +193,7 @@ struct EpilogueData {
   std::vector<std::int32_t> acc;  // [rows][stride], columns to a multiple of 16
   std::vector<float> row_scale, scale, bias, before;
   std::vector<std::int32_t> places;  // empty unless the problem is ordered
+  ResidualData residual;             // [rows][outputs]
   std::int64_t stride;
 };
 
@@ -201,12 +226,14 @@ EpilogueData make_epilogue(const Problem& p) {
     if (random.percent(3)) bias = random.pick({0.0f, -0.0f, 1e30f, -1e30f, -3e38f, INFINITY, NAN});
   }
   if (p.ordered) data.places = places_of(make_order(random, p.outputs, 1), 1);
+  data.residual = make_residual(p, random, p.rows * p.outputs, FloatFill::mixed);
   for (std::int64_t r = 0; r < p.rows; ++r) {
     for (std::int64_t c = 0; c < p.outputs; ++c) {
       const std::int64_t at = p.ordered ? c / kOrderBlock * kOrderBlock + data.places[size(c)] : c;
       data.before.push_back(reference::dequantize(data.acc[size(r * data.stride + at)],
                                                   data.row_scale[size(r)], data.scale[size(c)],
                                                   p.bias ? &data.bias[size(c)] : nullptr));
+      data.before.back() = data.residual.added(data.before.back(), r * p.outputs + c);
     }
   }
   return data;
@@ -222,6 +249,10 @@ EpilogueFp32 epilogue_job(const Problem& p, const EpilogueData& data, GuardedMem
   job.scale = memory.copy("scale", data.scale.data(), p.outputs);
   job.bias = p.bias ? memory.copy("bias", data.bias.data(), p.outputs) : nullptr;
   job.places = p.ordered ? memory.copy("places", data.places.data(), p.outputs) : nullptr;
+  if (!data.residual.empty()) {
+    job.residual = memory.copy("residual", data.residual.f32.data(), p.rows * p.outputs);
+    job.residual_stride = p.outputs;
+  }
   job.activation = p.activation;
   job.y_stride = p.outputs + p.out_gap;
   job.y = memory.take<float>("y", extent(p.rows, p.outputs, job.y_stride));

@@ -7,6 +7,8 @@ Coverage run(const Problem& problem, const Subject& subject) {
     case Op::quantize_dynamic_s8:
     case Op::quantize_static_u8:
       return run_quantize(problem, subject);
+    case Op::dequantize_u8:
+      return run_dequantize(problem, subject);
     case Op::tile_windowed_s8:
     case Op::tile_dense_s8:
       return run_tile(problem, subject);

@@ -23,6 +23,7 @@ Coverage run(const Problem& problem, const Subject& subject);
 
 // The parts of run(), one file each.
 Coverage run_quantize(const Problem& problem, const Subject& subject);  // run_kernels.cpp
+Coverage run_dequantize(const Problem& problem, const Subject& subject);
 Coverage run_tile(const Problem& problem, const Subject& subject);
 Coverage run_epilogue(const Problem& problem, const Subject& subject);
 Coverage run_linear(const Problem& problem, const Subject& subject);  // run_linear.cpp

@@ -52,20 +52,23 @@ struct StoreFp32 {
 };
 
 // u8 output of a tile straight from its registers (docs/numerics.md):
-//   y = float(acc) * scale + bias, each step rounded
+//   y = float(acc) * scale + bias, then + float(r - residual_zero_point) * residual_scale if there
+//   is a residual, each step rounded
 //   u = clamp(rne(y * inverse_scale) + zero_point, low, high)
 // The bytes low and high are the activation's: 0..255 for none, zero_point..255 for relu. That is
 // exact because the caller has made sure that |y * inverse_scale| < 2^29 whatever the sums are.
 struct RequantizeU8 {
-  const float* scale;          // [16 * slice_count] by place; input scale times weight scale
-  const float* bias;           // [16 * slice_count] by place
-  const std::uint8_t* places;  // [columns] or null: as in EpilogueFp32
+  const float* scale;  // [16 * slice_count] by place; input scale times weight scale
+  const float* bias;   // [16 * slice_count] by place
   float inverse_scale;
   std::int32_t zero_point;
   std::uint8_t low, high;
   std::int64_t columns;  // outputs; exactly these are written
   std::uint8_t* y;       // [row_count][y_stride]
   std::int64_t y_stride;
+  const std::uint8_t* residual = nullptr;  // [row_count][y_stride] or null; not for depthwise
+  float residual_scale = 1;
+  std::int32_t residual_zero_point = 0;
 };
 
 // One tile of integer sums: acc[r][16 j + i] = sum u w - zero_point * sum w for row r and output
@@ -142,7 +145,7 @@ struct DepthwiseF32 {
   const float* values;  // [taps][channels]
 };
 
-// y = act(acc + bias) for fp32 sums; fields as in EpilogueFp32.
+// y = act(acc + bias + residual) for fp32 sums; fields as in EpilogueFp32.
 struct EpilogueSums {
   const float* acc;
   std::int64_t acc_stride;
@@ -153,6 +156,8 @@ struct EpilogueSums {
   float* y;
   std::int64_t y_stride;
   const std::int32_t* places;
+  const float* residual = nullptr;
+  std::int64_t residual_stride = 0;
 };
 
 // What one group of outputs of a CSR fp32 weight keeps of one block of inputs (formats/csr_f32.h
@@ -183,7 +188,8 @@ struct TransposeF32 {
   std::int64_t to_stride;
 };
 
-// Turns a tile of sums into fp32 output: y = act(float(acc) * (row_scale * scale) + bias).
+// Turns a tile of sums into fp32 output:
+//   y = act(float(acc) * (row_scale * scale) + bias + residual), each step rounded, in this order.
 struct EpilogueFp32 {
   const std::int32_t* acc;  // [row_count][acc_stride], readable to a multiple of 16 columns
   std::int64_t acc_stride;
@@ -198,6 +204,8 @@ struct EpilogueFp32 {
   // [columns] or null. Of the weights whose outputs are stored in another order: the sum of column
   // c stands at acc[64 * (c / 64) + places[c]], 0..63 and below `columns` rounded up to 16.
   const std::int32_t* places;
+  const float* residual = nullptr;  // [row_count][residual_stride] or null
+  std::int64_t residual_stride = 0;
 };
 
 // Row pointers of `count` output pixels of a u8 convolution: pointers[tap][i] is the first channel
@@ -249,11 +257,14 @@ struct KernelTable {
   void (*linear_csr_f32)(const CsrF32Run& weight, const CsrF32Tile& tile);
   void (*transpose_f32)(const TransposeF32& job);
 
-  // u8 to u8: tile.requantize is set, and tile.row_count any number. Slices of one group; with
-  // places, tile.first_slice is the first of a group's block of 64 outputs.
+  // u8 to u8: tile.requantize is set, and tile.row_count any number. Slices of one group.
   void (*conv_windowed_s8)(const WindowedS8& weight, const TileS8& tile);
   void (*conv_dense_s8)(const DenseS8& weight, const TileS8& tile);
   void (*row_pointers_u8)(const RowPointersU8& job);
+
+  // x[i] = float(u[i] - zp) * scale.
+  void (*dequantize_u8)(const std::uint8_t* u, std::int64_t count, float scale,
+                        std::int32_t zero_point, float* x);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.

@@ -150,6 +150,10 @@ float dequantize(std::int64_t acc, float row_scale, float scale, const float* bi
   return bias == nullptr ? y : y + *bias;
 }
 
+float dequantize_u8(std::uint8_t u, float scale, std::int32_t zero_point) {
+  return static_cast<float>(u - zero_point) * scale;
+}
+
 double activate(Activation activation, double y) {
   switch (activation) {
     case Activation::none:

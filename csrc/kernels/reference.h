@@ -57,6 +57,9 @@ float round_bf16(float x);
 // float(acc) * (row_scale * scale), then + *bias unless bias is null; each step rounded to fp32.
 float dequantize(std::int64_t acc, float row_scale, float scale, const float* bias);
 
+// float(u - zero_point) * scale.
+float dequantize_u8(std::uint8_t u, float scale, std::int32_t zero_point);
+
 // The activation of one fp32 value. GELU, x Phi(x) with the exact error function, and SiLU,
 // x / (1 + exp(-x)), in float64; the others as fp32 defines them, hardswish as x relu6(x + 3) / 6
 // with each step rounded.

@@ -1,6 +1,6 @@
-// y = act(conv2d(x, W) + b) over NHWC rows. For each tap and output pixel the kernels get a pointer
-// to the channels of one input pixel; a shared row that holds the zero point stands for padding. So
-// a convolution is a Linear of several taps, and nothing is unfolded in memory.
+// y = act(conv2d(x, W) + b + residual) over NHWC rows. For each tap and output pixel the kernels
+// get a pointer to the channels of one input pixel; a shared row that holds the zero point stands
+// for padding. So a convolution is a Linear of several taps, and nothing is unfolded in memory.
 #pragma once
 
 #include <cstdint>

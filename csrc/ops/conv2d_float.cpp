@@ -35,7 +35,7 @@ struct MathFloat {
       std::conditional_t<std::is_same_v<Weight, WindowedBf16Weight>, std::uint16_t, float>;
   using Sum = float;
 
-  const KernelTable& table;
+  const KernelTable& kernel_table;
   const Weight& weight;
   int taps;
   std::int64_t inputs;
@@ -45,19 +45,21 @@ struct MathFloat {
   std::int32_t out_zero_point;
   const std::int32_t* places = weight.places();
 
+  const KernelTable& table() const { return kernel_table; }
   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc,
                   std::int64_t stride) const {
-    skd::accumulate(table, weight,
+    skd::accumulate(kernel_table, weight,
                     FloatTile<Input>{rows, count, taps, inputs, slices.begin,
                                      slices.end - slices.begin, acc, stride});
   }
   void finish(const Sum* acc, std::int64_t stride, std::int64_t, int count, std::int64_t column,
-              std::int64_t columns, float* y, std::int64_t y_stride) const {
-    table.epilogue_sums({acc, stride, count, columns, bias == nullptr ? nullptr : bias + column,
-                         activation, y, y_stride, places == nullptr ? nullptr : places + column});
+              std::int64_t columns, TileRows residual, float* y, std::int64_t y_stride) const {
+    kernel_table.epilogue_sums(
+        {acc, stride, count, columns, bias == nullptr ? nullptr : bias + column, activation, y,
+         y_stride, places == nullptr ? nullptr : places + column, residual.data, residual.stride});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
-    table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);
+    kernel_table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);
   }
 };
 

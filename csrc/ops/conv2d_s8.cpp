@@ -76,18 +76,21 @@ struct MathS8 {
   std::int32_t out_zero_point;
   const std::int32_t* places = kernels.weight.places();
 
+  const KernelTable& table() const { return kernels.table; }
   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc,
                   std::int64_t stride) const {
     kernels.sums({rows, count, taps, inputs, slices.begin, slices.end - slices.begin, zero_point,
                   acc, stride});
   }
   void finish(const Sum* acc, std::int64_t stride, std::int64_t sample, int count,
-              std::int64_t column, std::int64_t columns, float* y, std::int64_t y_stride) const {
+              std::int64_t column, std::int64_t columns, TileRows residual, float* y,
+              std::int64_t y_stride) const {
     float scales[kMaxTileRows];
     std::fill_n(scales, count, sample_scales[sample]);
     kernels.table.epilogue_fp32({acc, stride, count, columns, scales, scale + column,
                                  bias == nullptr ? nullptr : bias + column, activation, y, y_stride,
-                                 places == nullptr ? nullptr : places + column});
+                                 places == nullptr ? nullptr : places + column, residual.data,
+                                 residual.stride});
   }
   void quantize(const float* y, std::int64_t count, std::uint8_t* u) const {
     kernels.table.quantize_static_u8(y, count, out_inverse_scale, out_zero_point, u);
@@ -173,11 +176,16 @@ Conv2dS8::Conv2dS8(Weight weight, const ConvGeometry& geometry, const float* sca
 }
 
 bool Conv2dS8::goes_straight(const ConvOutput& y) const {
+  const ConvResidual& r = y.residual;
+  // The depthwise kernel holds its sums in an order of its own, and no network adds there.
+  const bool depthwise = std::holds_alternative<DepthwiseS8Weight>(weight_);
+  if (r.f32 != nullptr || (r.u8 != nullptr && depthwise)) return false;
+  const double bound = bound_ + (r.u8 != nullptr ? 255.0 * r.scale : 0);
   const bool is_clamp = activation_ == Activation::none || activation_ == Activation::relu ||
                         activation_ == Activation::relu6;
   // The kernels that write u8 know no order of outputs.
   const bool ordered = std::visit([](const auto& w) { return w.places() != nullptr; }, weight_);
-  return y.u8 != nullptr && !quant_.dynamic && is_clamp && !ordered && bound_ < 0x1p29 * y.scale;
+  return y.u8 != nullptr && !quant_.dynamic && is_clamp && !ordered && bound < 0x1p29 * y.scale;
 }
 
 RequantizeU8 Conv2dS8::requantization(const ConvOutput& y) const {
@@ -193,6 +201,9 @@ RequantizeU8 Conv2dS8::requantization(const ConvOutput& y) const {
   to.high = static_cast<std::uint8_t>(static_cast<int>(high) + y.zero_point);
   to.y = y.u8;
   to.y_stride = geometry_.out_channels;
+  to.residual = y.residual.u8;
+  to.residual_scale = y.residual.scale;
+  to.residual_zero_point = y.residual.zero_point;
   return to;
 }
 

@@ -1,7 +1,5 @@
 #include "ops/conv_call.h"
 
-#include <cmath>
-
 #include "core/check.h"
 #include "core/sizes.h"
 
@@ -58,12 +56,11 @@ void check_call(const ConvGeometry& g, const ConvInput& x, const ConvOutput& y) 
           ": the output would be empty");
   checked_mul(checked_mul(checked_mul(x.batch, x.height), x.width), g.in_channels * 4);
   checked_mul(checked_mul(checked_mul(x.batch, height), width), g.out_channels * 4);
-  if (y.u8 != nullptr) {
-    require(std::isfinite(y.scale) && y.scale >= 0x1p-120f, "output scale: ", y.scale,
-            ", expected a finite number of at least 2^-120");
-    require(y.zero_point >= 0 && y.zero_point <= 255, "output zero point: ", y.zero_point,
-            ", expected 0..255");
-  }
+  if (y.u8 != nullptr) check_u8("output", y.scale, y.zero_point);
+  const ConvResidual& r = y.residual;
+  require(r.f32 == nullptr || r.u8 == nullptr, "residual: expected either fp32 or u8 data");
+  require(r.u8 == nullptr || r.layout == Layout::nhwc, "u8 residual: expected NHWC");
+  if (r.u8 != nullptr) check_u8("residual", r.scale, r.zero_point);
 }
 
 }  // namespace skd

@@ -31,6 +31,16 @@ struct ConvInput {
   std::int64_t batch, height, width;
 };
 
+// Images of the output's shape that are added before the activation: fp32 in either layout, or u8
+// in NHWC quantized with `scale` and `zero_point`; nothing is added where there are none.
+struct ConvResidual {
+  const float* f32 = nullptr;
+  const std::uint8_t* u8 = nullptr;
+  Layout layout = Layout::nhwc;
+  float scale = 1;
+  std::int32_t zero_point = 0;
+};
+
 // fp32 in either layout, or u8 in NHWC quantized with `scale` and `zero_point`.
 struct ConvOutput {
   float* f32;        // or null
@@ -38,6 +48,7 @@ struct ConvOutput {
   Layout layout;
   float scale;
   std::int32_t zero_point;
+  ConvResidual residual = {};
 };
 
 // Throws unless sizes, pointers and layouts go together and the output is not empty.

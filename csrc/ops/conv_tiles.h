@@ -19,11 +19,18 @@ struct ConvRows {
   const Input* zero_row;  // [in_channels], stands for padding
 };
 
+// fp32 rows of a tile, or null.
+struct TileRows {
+  const float* data;
+  std::int64_t stride;
+};
+
 // The walk over one call. `Math` has
 //   using Input, Sum;
 //   void accumulate(const Input* const* rows, int count, Range slices, Sum* acc, int64 stride)
 //   void finish(const Sum* acc, int64 stride, int64 sample, int count, int64 column, int64 columns,
-//               float* y, int64 y_stride)
+//               TileRows residual, float* y, int64 y_stride)
+//   const KernelTable& table() const
 //   void quantize(const float* y, int64 count, uint8_t* u)   the output's own quantization
 template <class Math>
 class ConvWalk {
@@ -121,12 +128,14 @@ class ConvWalk {
              std::int64_t columns) const {
     const int count = static_cast<int>(pixels.end - pixels.begin);
     const std::int64_t row = sample * pixels_ + pixels.begin;
+    alignas(64) float loaded[kMaxTileRows * kColumns];
+    const TileRows residual = residual_tile(sample, pixels, column, columns, loaded);
     if (y_.f32 != nullptr && y_.layout == Layout::nhwc) {
-      return math_.finish(acc, kColumns, sample, count, column, columns,
+      return math_.finish(acc, kColumns, sample, count, column, columns, residual,
                           y_.f32 + row * g_.out_channels + column, g_.out_channels);
     }
     alignas(64) float tile[kMaxTileRows * kColumns];
-    math_.finish(acc, kColumns, sample, count, column, columns, tile, kColumns);
+    math_.finish(acc, kColumns, sample, count, column, columns, residual, tile, kColumns);
     if (y_.u8 == nullptr) {
       float* plane = y_.f32 + (sample * g_.out_channels + column) * pixels_ + pixels.begin;
       return store_planes(tile, kColumns, count, columns, plane, pixels_);
@@ -134,6 +143,26 @@ class ConvWalk {
     for (int r = 0; r < count; ++r) {
       math_.quantize(tile + r * kColumns, columns, y_.u8 + (row + r) * g_.out_channels + column);
     }
+  }
+
+  // The residual of a tile in place, or in `loaded` where it is u8 or NCHW.
+  TileRows residual_tile(std::int64_t sample, Range pixels, std::int64_t column,
+                         std::int64_t columns, float* loaded) const {
+    const ConvResidual& r = y_.residual;
+    if (r.f32 == nullptr && r.u8 == nullptr) return {nullptr, 0};
+    const int count = static_cast<int>(pixels.end - pixels.begin);
+    const std::int64_t first = (sample * pixels_ + pixels.begin) * g_.out_channels + column;
+    if (r.f32 != nullptr && r.layout == Layout::nhwc) return {r.f32 + first, g_.out_channels};
+    if (r.f32 != nullptr) {
+      const float* plane = r.f32 + (sample * g_.out_channels + column) * pixels_ + pixels.begin;
+      load_planes(plane, pixels_, count, columns, loaded, kColumns);
+    } else {
+      for (int i = 0; i < count; ++i) {
+        math_.table().dequantize_u8(r.u8 + first + i * g_.out_channels, columns, r.scale,
+                                    r.zero_point, loaded + i * kColumns);
+      }
+    }
+    return {loaded, kColumns};
   }
 
   const Math& math_;

@@ -97,7 +97,9 @@ struct ConvU8Call {
       to.scale = output.scale + s * kLanes;
       to.bias = output.bias + s * kLanes;
       to.columns = outputs.first_output(end - 1) + outputs.lanes(end - 1) - column;
-      to.y = output.y + part.begin * output.y_stride + column;
+      const std::int64_t first = part.begin * output.y_stride + column;
+      to.y = output.y + first;
+      if (output.residual != nullptr) to.residual = output.residual + first;
       kernel(TileS8{pointers, static_cast<int>(job.count), geometry.taps(), group_inputs, s,
                     end - s, zero_point, nullptr, 0, nullptr, &to});
       s = end;

@@ -1,8 +1,10 @@
 #include "ops/images.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
+#include "core/check.h"
 #include "core/threads.h"
 
 namespace skd {
@@ -23,6 +25,13 @@ void turn(const float* x, ImageShape shape, Range pixels, Range channels, float*
 }
 
 }  // namespace
+
+void check_u8(const char* what, float scale, std::int32_t zero_point) {
+  require(std::isfinite(scale) && scale >= 0x1p-120f, what, " scale: ", scale,
+          ", expected a finite number of at least 2^-120");
+  require(zero_point >= 0 && zero_point <= 255, what, " zero point: ", zero_point,
+          ", expected 0..255");
+}
 
 std::uint32_t absolute_maximum_bits(const KernelTable& table, const float* x, std::int64_t begin,
                                     std::int64_t end) {
@@ -90,6 +99,13 @@ void store_planes(const float* tile, std::int64_t tile_stride, int count, std::i
                   float* y, std::int64_t plane) {
   for (std::int64_t c = 0; c < columns; ++c) {
     for (int r = 0; r < count; ++r) y[c * plane + r] = tile[r * tile_stride + c];
+  }
+}
+
+void load_planes(const float* x, std::int64_t plane, int count, std::int64_t columns, float* tile,
+                 std::int64_t tile_stride) {
+  for (std::int64_t c = 0; c < columns; ++c) {
+    for (int r = 0; r < count; ++r) tile[r * tile_stride + c] = x[c * plane + r];
   }
 }
 

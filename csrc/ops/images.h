@@ -9,6 +9,9 @@ namespace skd {
 
 enum class Layout : int { nchw = 0, nhwc = 1 };
 
+// Throws unless `scale` and `zero_point` can be those of u8 images; `what` names them.
+void check_u8(const char* what, float scale, std::int32_t zero_point);
+
 struct ImageShape {
   std::int64_t pixels;  // height * width
   std::int64_t channels;
@@ -35,5 +38,8 @@ void round_pixels(const KernelTable& table, const float* x, Layout layout, Image
 // y + c * plane.
 void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,
                   float* y, std::int64_t plane);
+// The way back: pixels of NCHW planes to a tile.
+void load_planes(const float* x, std::int64_t plane, int count, std::int64_t columns, float* tile,
+                 std::int64_t tile_stride);
 
 }  // namespace skd

@@ -24,7 +24,7 @@ from sparsekd.benchmark import without_gc
 from sparsekd.choice._decide import MIN_ROUNDS, decide
 from sparsekd.choice._options import Option
 from sparsekd.choice._report import Call
-from sparsekd.ops import is_channels_last
+from sparsekd.images import is_channels_last
 
 __all__ = ["Contest", "Switch", "Trial", "measure"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sparsekd import backend, direct, ops
+from sparsekd import backend, direct, images, ops
 from sparsekd.nn._engine import EngineModule
 from sparsekd.nn._sources import integer_from, scheme_for, settle_window
 from sparsekd.spec import Int8, Scheme
@@ -123,7 +123,7 @@ class _ConvNd(EngineModule):
                 activation=activation,
             )
         layer.fill_from(module, name=name)
-        layer.channels_last = cls.dims == 2 and ops.is_channels_last(module.weight)
+        layer.channels_last = cls.dims == 2 and images.is_channels_last(module.weight)
         return layer
 
     def int_weight(self) -> Tensor:
@@ -336,9 +336,9 @@ class Conv2d(_ConvNd):
         # What a memory format would do to torch's weight shows on two tensors of which torch leaves
         # one as it is; every other conversion keeps the format of both.
         image = torch.zeros(1, 2, 2, 2)
-        if ops.is_channels_last(fn(image)):
+        if images.is_channels_last(fn(image)):
             self.channels_last = True
-        elif not ops.is_channels_last(fn(image.to(memory_format=torch.channels_last))):
+        elif not images.is_channels_last(fn(image.to(memory_format=torch.channels_last))):
             self.channels_last = False
         super()._apply(fn, recurse)
         return self

@@ -1,5 +1,5 @@
-// Rows of fp32 to u8, dynamic and static (docs/numerics.md). Two passes over a row in the dynamic
-// case; the second finds it in L1.
+// Rows of fp32 to u8, dynamic and static, and back (docs/numerics.md). Two passes over a row in the
+// dynamic case; the second finds it in L1.
 
 // Applies to_u8 to 64 floats at a time; the tail goes through a buffer, so that nothing is read or
 // written past the row.
@@ -74,4 +74,14 @@ void quantize_static_u8(const float* x, std::int64_t count, float inverse_scale,
     const F16 clamped = at_most(at_least(mul(part, inverse), low), high);
     return add_i(round_i(zero_where_nan(clamped)), shift);
   });
+}
+
+void dequantize_u8(const std::uint8_t* u, std::int64_t count, float scale, std::int32_t zero_point,
+                   float* x) {
+  const I16 minus_zp = set_i(-zero_point);
+  const F16 factor = set_f(scale);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    const int n = count - i < kLanes ? static_cast<int>(count - i) : kLanes;
+    store_lanes(x + i, dequantized(u + i, n, minus_zp, factor), n);
+  }
 }

@@ -1,23 +1,36 @@
 // u8 output of a tile of sums in registers.
 
-// The bytes of up to four vectors of sums, in the order of pack_bytes.
+// fp32 values on their way to up to four vectors of bytes, in the order of pack_bytes.
 template <int VECTORS>
-[[gnu::always_inline]] inline Bytes requantize(const I16 (&acc)[VECTORS],
-                                               const F16 (&scale)[VECTORS],
-                                               const F16 (&bias)[VECTORS], const F16& inverse,
-                                               const ByteRange& range) {
+[[gnu::always_inline]] inline Bytes bytes_of(const F16 (&y)[VECTORS], const F16& inverse,
+                                             const ByteRange& range) {
   I16 q[4];
 #pragma GCC unroll 4
-  for (int v = 0; v < VECTORS; ++v) {
-    q[v] = round_wide(mul(add(mul(to_float(acc[v]), scale[v]), bias[v]), inverse));
-  }
+  for (int v = 0; v < VECTORS; ++v) q[v] = round_wide(mul(y[v], inverse));
 #pragma GCC unroll 4
   for (int v = VECTORS; v < 4; ++v) q[v] = q[0];
   return pack_bytes(q, range);
 }
 
-template <int ROWS, int SLICES>
-[[gnu::always_inline]] inline void requantize_tile(const I16 (&acc)[SLICES][ROWS],
+// float(u - zero_point) * scale of n bytes.
+[[gnu::always_inline]] inline F16 dequantized(const std::uint8_t* u, int n, const I16& minus_zp,
+                                              const F16& scale) {
+  return mul(to_float(add_i(load_u8(u, n), minus_zp)), scale);
+}
+
+template <int VECTORS>
+[[gnu::always_inline]] inline Bytes requantize(const I16 (&acc)[VECTORS],
+                                               const F16 (&scale)[VECTORS],
+                                               const F16 (&bias)[VECTORS], const F16& inverse,
+                                               const ByteRange& range) {
+  F16 y[VECTORS];
+#pragma GCC unroll 4
+  for (int v = 0; v < VECTORS; ++v) y[v] = add(mul(to_float(acc[v]), scale[v]), bias[v]);
+  return bytes_of(y, inverse, range);
+}
+
+template <bool RESIDUAL, int ROWS, int SLICES>
+[[gnu::always_inline]] inline void requantize_rows(const I16 (&acc)[SLICES][ROWS],
                                                    const RequantizeU8& to, int first_row,
                                                    std::int64_t column) {
   const ByteRange range = byte_range(to.zero_point, to.low, to.high);
@@ -30,14 +43,32 @@ template <int ROWS, int SLICES>
   }
   constexpr int kMost = kLanes * SLICES;
   const int bytes = to.columns - column < kMost ? static_cast<int>(to.columns - column) : kMost;
-  std::uint8_t* y = to.y + first_row * to.y_stride + column;
+  const std::int64_t first = first_row * to.y_stride + column;
+  std::uint8_t* y = to.y + first;
+  const std::uint8_t* residual = RESIDUAL ? to.residual + first : nullptr;
+  const I16 minus_zp = set_i(-to.residual_zero_point);
+  const F16 residual_scale = set_f(to.residual_scale);
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r, y += to.y_stride) {
-    I16 sums[SLICES];
+    F16 sums[SLICES];
 #pragma GCC unroll 4
-    for (int s = 0; s < SLICES; ++s) sums[s] = acc[s][r];
-    Bytes u = in_order(requantize(sums, scale, bias, inverse, range));
-    if (to.places != nullptr) u = pick_bytes(u, to.places + column, bytes);
+    for (int s = 0; s < SLICES; ++s) {
+      sums[s] = add(mul(to_float(acc[s][r]), scale[s]), bias[s]);
+      if constexpr (RESIDUAL) {
+        const int left = bytes - kLanes * s, n = left < 0 ? 0 : left < kLanes ? left : kLanes;
+        const std::uint8_t* from = residual + r * to.y_stride + kLanes * s;
+        sums[s] = add(sums[s], dequantized(from, n, minus_zp, residual_scale));
+      }
+    }
+    const Bytes u = in_order(bytes_of(sums, inverse, range));
     bytes == 64 ? store_bytes(y, u) : store_bytes_part(y, u, bytes);
   }
+}
+
+template <int ROWS, int SLICES>
+[[gnu::always_inline]] inline void requantize_tile(const I16 (&acc)[SLICES][ROWS],
+                                                   const RequantizeU8& to, int first_row,
+                                                   std::int64_t column) {
+  if (to.residual == nullptr) return requantize_rows<false>(acc, to, first_row, column);
+  requantize_rows<true>(acc, to, first_row, column);
 }

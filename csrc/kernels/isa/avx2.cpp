@@ -17,7 +17,6 @@ namespace {
 #include "kernels/vec/avx2_csr.inl"
 #include "kernels/vec/avx2_float_window.inl"
 
-#include "kernels/vec/plain_pick_bytes.inl"
 #include "kernels/vec/plain_pointers.inl"
 
 #include "kernels/bodies/activations.inl"
@@ -64,6 +63,7 @@ const KernelTable kAvx2Table = {
     avx2::conv_windowed_s8,
     avx2::conv_dense_s8,
     avx2::row_pointers_u8,
+    avx2::dequantize_u8,
 };
 
 }  // namespace skd

@@ -20,7 +20,6 @@ namespace {
 #include "kernels/vec/avx512_maddubs_dot.inl"
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
-#include "kernels/vec/plain_pick_bytes.inl"
 
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"  // what the kernels below use
@@ -66,6 +65,7 @@ const KernelTable kAvx512Table = {
     avx512::conv_windowed_s8,
     avx512::conv_dense_s8,
     avx512::row_pointers_u8,
+    avx512::dequantize_u8,
 };
 
 }  // namespace skd

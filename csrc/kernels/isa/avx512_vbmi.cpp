@@ -64,6 +64,7 @@ const KernelTable kAvx512VbmiTable = {
     avx512_vbmi::conv_windowed_s8,
     avx512_vbmi::conv_dense_s8,
     avx512_vbmi::row_pointers_u8,
+    avx512_vbmi::dequantize_u8,
 };
 
 }  // namespace skd

@@ -14,7 +14,6 @@ namespace {
 #include "kernels/vec/scalar_csr.inl"
 #include "kernels/vec/scalar_float_window.inl"
 
-#include "kernels/vec/plain_pick_bytes.inl"
 #include "kernels/vec/plain_pointers.inl"
 
 #include "kernels/bodies/activations.inl"
@@ -61,6 +60,7 @@ const KernelTable kScalarTable = {
     scalar::conv_windowed_s8,
     scalar::conv_dense_s8,
     scalar::row_pointers_u8,
+    scalar::dequantize_u8,
 };
 
 }  // namespace skd

@@ -195,6 +195,13 @@ inline void store_interleaved(std::int32_t* p, const I16 (&x)[4]) {
   }
 }
 
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  alignas(16) std::uint8_t bytes[16] = {};
+  if (n < 16) p = static_cast<std::uint8_t*>(std::memcpy(bytes, p, static_cast<std::size_t>(n)));
+  const __m128i all = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(all), _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8))};
+}
+
 constexpr std::int32_t kInputOffset = 128;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;

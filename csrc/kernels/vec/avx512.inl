@@ -153,5 +153,10 @@ inline void store_pointers(const std::uint8_t** to, int n, const std::uint8_t* b
   _mm512_mask_storeu_epi64(to, static_cast<__mmask8>(0xFFu >> (8 - n)), all);
 }
 
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  return _mm512_cvtepu8_epi32(n == 16 ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))
+                                      : _mm_maskz_loadu_epi8(first_lanes(n), p));
+}
+
 using DenseW = __m512i;
 inline DenseW load_dense(const std::int8_t* p) { return _mm512_loadu_si512(p); }

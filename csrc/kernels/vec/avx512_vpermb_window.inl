@@ -39,7 +39,3 @@ inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
 #pragma GCC unroll 8
   for (int r = kFours; r < ROWS; ++r) dot(acc[r], _mm512_permutexvar_epi8(p, x[r]), v);
 }
-
-inline Bytes pick_bytes(Bytes from, const std::uint8_t* places, int n) {
-  return _mm512_permutexvar_epi8(load_bytes_part(places, n), from);
-}

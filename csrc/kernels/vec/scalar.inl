@@ -173,6 +173,10 @@ inline void store_interleaved(std::int32_t* p, const I16 (&x)[4]) {
   for (int i = 0; i < 64; ++i) p[packed_at(i / 16, i % 16)] = x[i / 16].lane[i % 16];
 }
 
+inline I16 load_u8(const std::uint8_t* p, int n) {
+  return each<I16>([&](int i) { return i < n ? p[i] : 0; });
+}
+
 constexpr std::int32_t kInputOffset = 0;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
