@@ -40,8 +40,8 @@ struct DenseS8 {
 };
 
 // fp32 output of a tile straight from its registers: y = max(float(acc) * (row_scale * scale) +
-// bias, floor), each step rounded, for whole slices in their own order, without an activation or
-// with relu.
+// bias, floor), each step rounded, for whole slices, without an activation or with relu. With
+// places, which come with whole blocks of 64 outputs, the sums of a block go through TileS8::acc.
 struct StoreFp32 {
   const float* row_scale;  // [row_count]
   const float* scale;      // [16 * slice_count]
@@ -49,6 +49,7 @@ struct StoreFp32 {
   float floor;             // 0 for relu, -Inf for none
   float* y;                // [row_count][y_stride]
   std::int64_t y_stride;
+  const std::int32_t* places;  // [16 * slice_count] or null: as in EpilogueFp32
 };
 
 // u8 output of a tile straight from its registers (docs/numerics.md):
@@ -83,7 +84,7 @@ struct TileS8 {
   std::int32_t zero_point;  // 0..255
   std::int32_t* acc;        // [row_count][acc_stride], the first 16 * slice_count written
   std::int64_t acc_stride;
-  const StoreFp32* store = nullptr;          // not null: write this instead of acc
+  const StoreFp32* store = nullptr;          // not null: write this; acc only with places
   const RequantizeU8* requantize = nullptr;  // likewise; for the kernels of convolutions
 };
 

@@ -55,8 +55,7 @@ struct Job {
   int tile_rows = preferred_rows(table, weight);
   const std::int32_t* places = weight.places();
   // What a kernel can finish from its registers.
-  bool simple =
-      places == nullptr && (activation == Activation::none || activation == Activation::relu);
+  bool simple = activation == Activation::none || activation == Activation::relu;
   float floor = activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
 
   Range share(int thread, int threads) const {
@@ -87,13 +86,16 @@ struct Job {
       TileS8 tile{pointers,         count,       1,
                   inputs,           strip.begin, some,
                   quant.zero_point, acc,         kBlockSlices * kLanes};
-      if (simple && column + some * kLanes <= outputs) {
+      const bool whole = column + some * kLanes <= outputs &&
+                         (places == nullptr || some * kLanes % kOrderBlock == 0);
+      if (simple && whole) {
         const StoreFp32 store{scales + rows.begin,
                               scale + column,
                               bias == nullptr ? nullptr : bias + column,
                               floor,
                               call.y + rows.begin * call.y_stride + column,
-                              call.y_stride};
+                              call.y_stride,
+                              places == nullptr ? nullptr : places + column};
         tile.store = &store;
         return accumulate(table, weight, tile);
       }

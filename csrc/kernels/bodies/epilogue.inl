@@ -27,14 +27,14 @@ template <class Sum, class Finish>
     const auto block = load_block(acc + c, kOrderBlock / kLanes);
 #pragma GCC unroll 4
     for (int at = 0; at < kOrderBlock; at += kLanes) {
-      finish(c + at, kLanes, pick(block, places + c + at, kLanes));
+      finish(c + at, kLanes, pick(block, load_places(places + c + at, kLanes)));
     }
   }
   const int rest = static_cast<int>(columns - c);
   const auto block = load_block(acc + c, (rest + kLanes - 1) / kLanes);
   for (int at = 0; at < rest; at += kLanes) {
     const int n = rest - at < kLanes ? rest - at : kLanes;
-    finish(c + at, n, pick(block, places + c + at, n));
+    finish(c + at, n, pick(block, load_places(places + c + at, n)));
   }
 }
 

@@ -26,11 +26,41 @@ template <int ROWS, int SLICES>
   }
 }
 
+// The same for a block of 64 outputs in the weight's own order, whose sums stand in memory: L1,
+// where the tiles have just put them. The job by value, so that stores of y can not change it.
+[[gnu::noinline]] inline void store_ordered(const StoreFp32 to, const std::int32_t* acc,
+                                            std::int64_t acc_stride, int rows,
+                                            std::int64_t column) {
+  constexpr int kVectors = kOrderBlock / kLanes;
+  I16 places[kVectors];
+  F16 scale[kVectors], bias[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) {
+    const std::int64_t at = column + kLanes * v;
+    places[v] = load_i(to.places + at);
+    scale[v] = load_f(to.scale + at);
+    bias[v] = to.bias != nullptr ? load_f(to.bias + at) : set_f(-0.0f);
+  }
+  const F16 floor = set_f(to.floor);
+  float* y = to.y + column;
+  for (int r = 0; r < rows; ++r, acc += acc_stride, y += to.y_stride) {
+    const F16 factor = set_f(to.row_scale[r]);
+    const auto block = load_block(acc, kVectors);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      const F16 part = mul(to_float(pick(block, places[v])), mul(factor, scale[v]));
+      store_f(y + kLanes * v, at_least(add(part, bias[v]), floor));
+    }
+  }
+}
+
 // `slice` counts from the first slice of the tile.
 template <int ROWS, int SLICES>
 [[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS], const TileS8& tile,
                                               int first_row, std::int64_t slice) {
-  if (tile.store != nullptr) return store_fp32(acc, *tile.store, first_row, kLanes * slice);
+  const StoreFp32* const store = tile.store;
+  const bool ordered = store != nullptr && store->places != nullptr;
+  if (store != nullptr && !ordered) return store_fp32(acc, *store, first_row, kLanes * slice);
   if (tile.requantize != nullptr) {
     return requantize_tile(acc, *tile.requantize, first_row, kLanes * slice);
   }
@@ -40,5 +70,13 @@ template <int ROWS, int SLICES>
   for (int r = 0; r < ROWS; ++r, to += stride) {
 #pragma GCC unroll 4
     for (int s = 0; s < SLICES; ++s) store_i(to + kLanes * s, acc[s][r]);
+  }
+  const std::int64_t end = kLanes * (slice + SLICES);
+  if (ordered && end % kOrderBlock == 0) {
+    StoreFp32 rows = *store;
+    rows.row_scale += first_row;
+    rows.y += first_row * rows.y_stride;
+    store_ordered(rows, tile.acc + first_row * stride + end - kOrderBlock, stride, ROWS,
+                  end - kOrderBlock);
   }
 }

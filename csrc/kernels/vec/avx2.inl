@@ -101,12 +101,10 @@ inline I16 load_places(const std::int32_t* places, int n) {
   return {_mm256_maskload_epi32(places, first_lanes(n)),
           _mm256_maskload_epi32(places + 8, first_lanes(n - 8))};
 }
-inline I16 pick(const std::int32_t* from, const std::int32_t* places, int n) {
-  const I16 place = load_places(places, n);
+inline I16 pick(const std::int32_t* from, const I16& place) {
   return {_mm256_i32gather_epi32(from, place.low, 4), _mm256_i32gather_epi32(from, place.high, 4)};
 }
-inline F16 pick(const float* from, const std::int32_t* places, int n) {
-  const I16 place = load_places(places, n);
+inline F16 pick(const float* from, const I16& place) {
   return {_mm256_i32gather_ps(from, place.low, 4), _mm256_i32gather_ps(from, place.high, 4)};
 }
 

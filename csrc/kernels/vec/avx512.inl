@@ -66,14 +66,12 @@ inline __mmask16 in_upper_half(I16 place) {
   return _mm512_test_epi32_mask(place, _mm512_set1_epi32(32));
 }
 // The permutes look at five bits of an index: a place among two registers.
-inline I16 pick(const BlockI& from, const std::int32_t* places, int n) {
-  const I16 place = load_places(places, n);
+inline I16 pick(const BlockI& from, I16 place) {
   return _mm512_mask_blend_epi32(in_upper_half(place),
                                  _mm512_permutex2var_epi32(from.part[0], place, from.part[1]),
                                  _mm512_permutex2var_epi32(from.part[2], place, from.part[3]));
 }
-inline F16 pick(const BlockF& from, const std::int32_t* places, int n) {
-  const I16 place = load_places(places, n);
+inline F16 pick(const BlockF& from, I16 place) {
   return _mm512_mask_blend_ps(in_upper_half(place),
                               _mm512_permutex2var_ps(from.part[0], place, from.part[1]),
                               _mm512_permutex2var_ps(from.part[2], place, from.part[3]));

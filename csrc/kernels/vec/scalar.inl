@@ -106,11 +106,14 @@ inline std::int32_t reduce_max(const I16& x) {
 // Sums of up to 64 outputs, from which 16 are picked by place.
 inline const std::int32_t* load_block(const std::int32_t* p, int) { return p; }
 inline const float* load_block(const float* p, int) { return p; }
-inline I16 pick(const std::int32_t* from, const std::int32_t* places, int n) {
-  return each<I16>([&](int i) { return from[i < n ? places[i] : 0]; });
+inline I16 load_places(const std::int32_t* places, int n) {
+  return each<I16>([&](int i) { return i < n ? places[i] : 0; });
 }
-inline F16 pick(const float* from, const std::int32_t* places, int n) {
-  return each<F16>([&](int i) { return from[i < n ? places[i] : 0]; });
+inline I16 pick(const std::int32_t* from, const I16& place) {
+  return each<I16>([&](int i) { return from[place.lane[i]]; });
+}
+inline F16 pick(const float* from, const I16& place) {
+  return each<F16>([&](int i) { return from[place.lane[i]]; });
 }
 inline void store_u8(std::uint8_t* p, const I16& a, const I16& b, const I16& c, const I16& d) {
   for (int i = 0; i < 16; ++i) {
