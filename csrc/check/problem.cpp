@@ -140,10 +140,12 @@ void pick_linear(Random& random, Problem& p) {
   if (random.percent(40)) p.in_gap = random.in(1, 37);
   if (is_csr(p.op)) {
     limit_work(p, random.percent(10) ? 8000000 : 600000);
-  } else if (random.percent(10)) {  // enough slices that threads share them, not the rows
-    p.outputs = random.in(512, 1600);
-    p.inputs = random.in(16, 260);
-    limit_work(p, 4000000);
+  } else if (random.percent(18)) {  // work for several threads, which share slices or rows
+    p.threads = static_cast<int>(random.in(2, 3));
+    p.rows = random.percent(50) ? random.in(1, 15) : random.in(16, 70);
+    p.outputs = random.in(200, 1600);
+    p.inputs = random.in(100, 800);
+    limit_work(p, 8000000);
   } else {
     limit_work(p, pick_budget(random));
   }

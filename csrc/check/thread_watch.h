@@ -1,5 +1,6 @@
-// A copy of a table whose epilogues and row pointers note the threads that call them: most problems
-// are small and run on one thread, whatever they ask for, and the run must tell if all did.
+// A copy of a table whose int8 kernels of Linear, epilogues and row pointers note the threads that
+// call them: most problems are small and run on one thread, whatever they ask for, and the run must
+// tell if all did.
 #pragma once
 
 #include <atomic>
@@ -19,6 +20,14 @@ class ThreadWatch {
     table_.epilogue_sums = [](const EpilogueSums& job) {
       note();
       inner.epilogue_sums(job);
+    };
+    table_.linear_windowed_s8 = [](const WindowedS8& weight, const TileS8& tile) {
+      note();
+      inner.linear_windowed_s8(weight, tile);
+    };
+    table_.linear_dense_s8 = [](const DenseS8& weight, const TileS8& tile) {
+      note();
+      inner.linear_dense_s8(weight, tile);
     };
     table_.row_pointers_u8 = [](const RowPointersU8& job) {
       note();

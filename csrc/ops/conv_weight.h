@@ -49,7 +49,9 @@ inline ConvWeight conv_weight(const DepthwiseF32Weight& weight, const ConvGeomet
 
 inline int threads_for(const ConvWeight& weight, std::int64_t pixels, int requested) {
   const int threads = usable_threads(requested);
-  return worth_threads(weight.bytes(), std::max<std::int64_t>(1, pixels)) ? threads : 1;
+  // A pixel's work is as many bytes of weights; below so many a second thread costs more.
+  constexpr std::int64_t kWorth = 128 << 10;
+  return weight.bytes() >= kWorth / std::max<std::int64_t>(1, pixels) ? threads : 1;
 }
 
 // Scratch of one call, kept by the calling thread for the next one: the quantized or reordered

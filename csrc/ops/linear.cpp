@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "core/check.h"
 #include "core/sizes.h"
@@ -123,7 +124,12 @@ void run(const Job<Weight>& job) {
   const std::int64_t rows = job.call.rows;
   int threads = usable_threads(job.call.threads);
   const std::int64_t weight_bytes = job.weight.bytes_per_slice() * job.slices;
-  if (!worth_threads(weight_bytes + 8 * job.inputs, rows)) threads = 1;
+  // A byte of dense weights takes 4/3 as long as one of windowed ones; quantizing an input or
+  // storing an output as long as some 30.
+  const bool dense = std::is_same_v<Weight, DenseS8Weight>;
+  const std::int64_t work =
+      (dense ? weight_bytes + weight_bytes / 3 : weight_bytes) + 32 * (job.inputs + job.outputs);
+  if (!worth_threads(work, rows)) threads = 1;
 
   const bool few_rows = copy_for_each_thread(rows, job.u_stride);
   // Few rows: each thread quantizes them all for itself, which saves the barrier.
@@ -132,17 +138,15 @@ void run(const Job<Weight>& job) {
   std::uint8_t* const u = scratch.u.data();
   float* const scales = scratch.scales.data();
 
+  if (threads > 1 && share_rows(rows, job.tile_rows, threads, job.slices, weight_bytes)) {
+    return parallel(threads, [&](int thread, int count) {
+      job.sweep(part_of(rows, thread, count), {0, job.slices}, u, scales, true);
+    });
+  }
   if (threads == 1 || few_rows) {
     return parallel(threads, [&](int thread, int count) {
       job.sweep({0, rows}, job.share(thread, count), u + thread * rows * job.u_stride,
                 scales + thread * rows, true);
-    });
-  }
-  // Long rows or few slices: split over rows, each thread quantizing its own just before use.
-  if (job.inputs >= 2 * job.outputs || job.slices < kBlockSlices * threads) {
-    return parallel(threads, [&](int thread, int count) {
-      const RowTiles tiles{{0, rows}, job.tile_rows};
-      job.sweep(tiles.share_of(thread, count), {0, job.slices}, u, scales, true);
     });
   }
   parallel(threads, [&](int thread, int count) {

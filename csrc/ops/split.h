@@ -13,13 +13,27 @@ namespace skd {
 
 inline constexpr std::int64_t kBlockSlices = 16;        // 1 KB of each output row at a time
 inline constexpr std::int64_t kBlockBytes = 384 << 10;  // weights of a block stay in L2
-inline constexpr std::int64_t kParallelBytes = 128 << 10;
-inline constexpr std::int64_t kFewRows = 4;  // up to here a barrier costs more than the work
+// Up to here a barrier and the other core's lines cost more than quantizing every row twice.
+inline constexpr std::int64_t kFewRows = 16;
 
-// A parallel region costs about half a microsecond, in which one core streams some 90 KB of weights
-// from L2; it pays from about the double on.
+// A parallel region takes half a microsecond; the lines of the output and of the rows that the
+// other core had last cost one to three more. Two threads pay from about five microseconds of one
+// on. Few rows are bound by the bytes of the weights (45 a cycle from L2), as many as six by the
+// arithmetic (some 150 bytes of weights a cycle and row).
 inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows) {
-  return bytes_per_row >= kParallelBytes / rows;
+  constexpr std::int64_t kWorth = 2560 << 10, kBoundByBytes = 6;
+  return bytes_per_row >= kWorth / std::max(rows, kBoundByBytes);
+}
+
+// Whether threads share rows rather than slices. Where they share slices, each output row is
+// written by all of them, and every row's end costs them about 0.1 us: the hardware prefetches
+// lines that another core is about to write. Sharing rows has each stream all the weights, which
+// costs little while they stay in its L2 or serve enough tiles.
+inline bool share_rows(std::int64_t rows, int tile_rows, int threads, std::int64_t slices,
+                       std::int64_t weight_bytes) {
+  if (slices < 2 * threads) return rows > 1;
+  const std::int64_t each = rows / threads;
+  return 4 * each >= 3 * tile_rows && (weight_bytes <= (768 << 10) || each >= 2 * tile_rows);
 }
 
 // Scratch of a Linear call: rows x inputs in the kernel's type and at most 64 KB a thread. So few
@@ -62,7 +76,10 @@ template <class Body>
 void for_each_piece(const RowTiles& tiles, Range slices, std::int64_t bytes_per_slice,
                     const Body& body) {
   const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
-  const std::int64_t length = std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
+  // Of very long rows half a strip: 16 slices would not stay in L2.
+  const std::int64_t length = fit >= kBlockSlices / 2
+                                  ? std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices)
+                                  : kBlockSlices / 2;
   for (std::int64_t s = slices.begin; s < slices.end; s += length) {
     const Range block{s, std::min(s + length, slices.end)};
     for (std::int64_t tile = 0; tile < tiles.count(); ++tile) body(tiles[tile], block);
