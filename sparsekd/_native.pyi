@@ -131,7 +131,9 @@ def unpack_windowed_f32(
 def windowed_f32_steps(
     weight: NDArray[float32], window: int, taps: int = 1, groups: int = 1
 ) -> int: ...
-def cheaper_f32_window(weight: NDArray[float32], taps: int = 1, groups: int = 1) -> int: ...
+def cheaper_f32_window(
+    weight: NDArray[float32], taps: tuple[int, int] = (1, 1), groups: int = 1
+) -> int: ...
 def pack_windowed_bf16(
     weight: NDArray[float32] | NDArray[uint16],
     taps: int = 1,
@@ -197,7 +199,9 @@ class ConvGeometry:
         dilation: tuple[int, int],
         padding: tuple[int, int, int, int],
         groups: int,
+        rows: bool = False,
     ) -> None: ...
+    def can_have_rows(self) -> bool: ...
     def out_size(self, height: int, width: int) -> tuple[int, int]: ...
 
 class _Conv2d:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -232,13 +232,17 @@ def pack(fmt: Format, weight: Tensor, groups: int = 1, window: int = 16) -> dict
     return {name: _stored(name, array) for name, array in named if array is not None}
 
 
-def cheaper_window(weight: Tensor, groups: int = 1) -> int:
+def cheaper_window(weight: Tensor, geometry: ConvGeometry | None = None) -> int:
     """16 or 32: the window of windowed fp32 that needs less time for this weight's zeros.
 
     A step in windows of 32 reads two registers and costs about 1.25 of one in windows of 16.
     """
     dense = _flat(_array("weight", weight.detach().contiguous()))
-    return int(require().cheaper_f32_window(dense, weight.shape[1], groups))
+    fmt, taps, groups = FORMATS[Fp32]["windowed"], (weight.shape[1],) * 2, 1
+    if geometry is not None:
+        cut = [geometry.cut_for(fmt, window).taps for window in (16, 32)]
+        taps, groups = (cut[0], cut[1]), geometry.groups
+    return int(require().cheaper_f32_window(dense, taps, groups))
 
 
 def unpack(
@@ -316,7 +320,13 @@ def make_layer(fmt: Format, tensors: Mapping[str, Tensor | None], settings: Laye
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """The fixed sizes of a convolution; pairs are (height, width)."""
+    """The fixed sizes of a convolution; pairs are (height, width).
+
+    Attributes:
+        rows: what the weight is cut along: False, its taps are the pixels under the kernel, each
+            with its channels; True, its taps are the kernel's rows, each with the channels of all
+            of its pixels, which lie side by side in an NHWC image (docs/formats.md).
+    """
 
     channels: tuple[int, int]  # in, out
     kernel: tuple[int, int]
@@ -324,12 +334,46 @@ class ConvGeometry:
     dilation: tuple[int, int]
     padding: tuple[int, int, int, int]  # top, bottom, left, right
     groups: int
+    rows: bool = False
 
     def native(self) -> Any:
         """The extension's own object. Raises ValueError on absurd values."""
         return require().ConvGeometry(
-            self.channels, self.kernel, self.stride, self.dilation, self.padding, self.groups
+            self.channels,
+            self.kernel,
+            self.stride,
+            self.dilation,
+            self.padding,
+            self.groups,
+            self.rows,
         )
+
+    @property
+    def taps(self) -> int:
+        """Taps that the weight is cut into."""
+        return self.kernel[0] * (1 if self.rows else self.kernel[1])
+
+    @property
+    def tap_inputs(self) -> int:
+        """Inputs of a tap that an output reads."""
+        return self.channels[0] // self.groups * (self.kernel[1] if self.rows else 1)
+
+    def cut_for(self, fmt: Format, window: int = 16) -> ConvGeometry:
+        """This geometry with its weight cut along rows where that fills the kernel's units better.
+
+        A unit is what a kernel takes at once: a window, or the four inputs of a dense step. The
+        sizes alone decide, so that all weights of a layer have one form.
+
+        Args:
+            window: inputs of a window, for windowed fp32.
+        """
+        if fmt.kernel not in ("windowed", "dense") or not self.native().can_have_rows():
+            return replace(self, rows=False)
+        sizes = {"s8": 64, "f32": window, "bf16": 32}
+        unit = 4 if fmt.kernel == "dense" else sizes[fmt.dtype]
+        pixels, rows = replace(self, rows=False), replace(self, rows=True)
+        units = [g.taps * -(-g.tap_inputs // unit) for g in (pixels, rows)]
+        return rows if units[1] < units[0] else pixels
 
 
 @dataclass(frozen=True)

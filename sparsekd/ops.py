@@ -214,7 +214,7 @@ _RESIDUAL_SETTINGS = (
 )
 _CONV_SETTINGS = (
     "int[2] channels, int[2] kernel, int[2] stride, int[2] dilation, int[4] padding, int groups, "
-    "int window, str activation"
+    "bool rows, int window, str activation"
 )
 
 
@@ -244,7 +244,7 @@ def conv2d_arguments(s: LayerSettings) -> tuple[Any, ...]:
     g = s.geometry
     assert g is not None
     sizes = (g.channels, g.kernel, g.stride, g.dilation, g.padding)
-    return (*map(list, sizes), g.groups, s.window, s.activation or "none")
+    return (*map(list, sizes), g.groups, g.rows, s.window, s.activation or "none")
 
 
 def _check_dtype(x: Tensor, kind: str, allowed: Sequence[torch.dtype]) -> None:
@@ -352,11 +352,10 @@ def _register_conv2d(fmt: Format) -> None:
     extra += "" if fmt.kernel == "csr" else _RESIDUAL_SETTINGS
 
     def read(args: tuple[Any, ...]) -> tuple[LayerSettings, _Endpoints]:
-        channels, kernel, stride, dilation, padding, groups, window, activation, *rest = args
-        if not quantizes:  # no u8 output
-            rest = [None, 0, *rest]
-        sizes = (channels, kernel, stride, dilation, padding)
-        geometry = _checked_geometry(*map(tuple, sizes), groups)
+        *sizes, groups, rows, window, activation = args[:9]
+        rest = args[9:] if quantizes else (None, 0, *args[9:])  # no u8 output
+        geometry = _checked_geometry(*map(tuple, sizes), groups, rows)
+        channels = geometry.channels
         settings = LayerSettings(channels[0] // groups, channels[1], activation, window, geometry)
         return settings, _Endpoints(*rest)  # the dispatcher leaves out defaults at the end
 

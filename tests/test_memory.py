@@ -117,6 +117,28 @@ def test_csr_scratch(rows: int, inputs: int, outputs: int, threads: int) -> None
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("channels", "kernel_size"), [(3, 7), (20, 7), (63, 4)])
+@pytest.mark.parametrize(("scheme", "kernel"), [c for c in CONV if c[1] != "depthwise"], ids=str)
+@torch.inference_mode()
+def test_conv_scratch_of_rows(
+    scheme: Scheme,
+    kernel: str,
+    channels: int,
+    kernel_size: int,
+    layout: torch.memory_format,
+    threads: int,
+) -> None:
+    """Likewise, with the runs that cross an edge: here every one does."""
+    float_layer = nn.Conv2d(channels, 64, kernel_size, padding=(3, 40))
+    layer = engine.Conv2d.from_float(float_layer, scheme=scheme, kernel=kernel)
+    x = torch.rand(2, channels, 40, 3).to(memory_format=layout)
+    size = CONV[scheme, kernel]
+    if isinstance(scheme, Fp32) and layout is torch.contiguous_format:
+        size = 4
+    assert scratch_of(lambda: layer(x)) <= x.numel() * size + threads * A_THREAD
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("kernel_size", "batch"), [(1, 8), (3, 2), (7, 1)])
 @pytest.mark.parametrize(("scheme", "kernel"), CONV, ids=str)
 @torch.inference_mode()

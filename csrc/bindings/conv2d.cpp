@@ -18,12 +18,21 @@ using Pair = std::tuple<std::int64_t, std::int64_t>;
 using Four = std::tuple<std::int64_t, std::int64_t, std::int64_t, std::int64_t>;
 
 ConvGeometry geometry_of(Pair channels, Pair kernel, Pair stride, Pair dilation, Four padding,
-                         std::int64_t groups) {
-  ConvGeometry g{std::get<0>(channels), std::get<1>(channels), groups,
-                 std::get<0>(kernel),   std::get<1>(kernel),   std::get<0>(stride),
-                 std::get<1>(stride),   std::get<0>(dilation), std::get<1>(dilation),
-                 std::get<0>(padding),  std::get<1>(padding),  std::get<2>(padding),
-                 std::get<3>(padding)};
+                         std::int64_t groups, bool rows) {
+  ConvGeometry g{std::get<0>(channels),
+                 std::get<1>(channels),
+                 groups,
+                 std::get<0>(kernel),
+                 std::get<1>(kernel),
+                 std::get<0>(stride),
+                 std::get<1>(stride),
+                 std::get<0>(dilation),
+                 std::get<1>(dilation),
+                 std::get<0>(padding),
+                 std::get<1>(padding),
+                 std::get<2>(padding),
+                 std::get<3>(padding),
+                 rows};
   g.check();
   return g;
 }
@@ -83,7 +92,7 @@ Conv2dFloat conv_float(Conv2dFloat::Weight weight, const ConvGeometry& g,
 }
 
 WindowedShape shape_of(const ConvGeometry& g, int window) {
-  return {g.out_channels, g.in_channels / g.groups, window, g.taps(), g.groups};
+  return {g.out_channels, g.tap_inputs(), window, g.taps(), g.groups};
 }
 
 // Address of the residual (0: none), whether it is u8 and NHWC, its scale and zero point.
@@ -134,7 +143,8 @@ void bind_conv2d(py::module_& m) {
 
   py::class_<ConvGeometry>(m, "ConvGeometry")
       .def(py::init(&geometry_of), "channels"_a, "kernel"_a, "stride"_a, "dilation"_a, "padding"_a,
-           "groups"_a)
+           "groups"_a, "rows"_a = false)
+      .def("can_have_rows", &ConvGeometry::can_have_rows)
       .def("out_size", [](const ConvGeometry& g, std::int64_t height, std::int64_t width) {
         return std::make_tuple(g.out_height(height), g.out_width(width));
       });
@@ -158,9 +168,8 @@ void bind_conv2d(py::module_& m) {
           [](const py::array& panels, const ConvGeometry& g, const py::array& scale,
              const std::optional<py::array>& bias, std::optional<float> input_scale,
              std::int32_t input_zero_point, const std::string& activation) {
-            return conv_s8(
-                dense_from(panels, g.out_channels, g.in_channels / g.groups, g.taps(), g.groups), g,
-                scale, bias, input_scale, input_zero_point, activation);
+            return conv_s8(dense_from(panels, g.out_channels, g.tap_inputs(), g.taps(), g.groups),
+                           g, scale, bias, input_scale, input_zero_point, activation);
           },
           "panels"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
           "activation"_a)

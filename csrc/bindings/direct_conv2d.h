@@ -70,8 +70,7 @@ class DirectConv2d final : public DirectLayer {
     dlpack::Tensor output;
     if (!torch().read(y.ptr(), &output) || !is_fp32(output)) return {};
     const int threads = torch().num_threads();
-    const WithoutGil released(out.n * out.c * out.h * out.w * (g.in_channels / g.groups) *
-                              g.taps());
+    const WithoutGil released(out.n * out.c * out.h * out.w * g.tap_inputs() * g.taps());
     conv_->forward({data_of(input), nullptr, layout, size.n, size.h, size.w},
                    {data_of(output), nullptr, layout, 1.0f, 0}, threads);
     return y;

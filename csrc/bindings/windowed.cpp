@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <tuple>
 
 #include "formats/windowed_bf16.h"
 #include "formats/windowed_f32.h"
@@ -62,9 +63,11 @@ std::int64_t windowed_f32_steps(const py::array& weight, int window, int taps,
   return WindowedF32Weight::count_steps(dense, shape_of(weight, window, taps, groups));
 }
 
-int cheaper_f32_window_of(const py::array& weight, int taps, std::int64_t groups) {
+// taps: of a weight in windows of 16, and of 32.
+int cheaper_f32_window_of(const py::array& weight, std::tuple<int, int> taps, std::int64_t groups) {
   const float* dense = data_of<float>(weight, "weight", {-1, -1});
-  return cheaper_f32_window(dense, shape_of(weight, 32, taps, groups));
+  return cheaper_f32_window(dense, shape_of(weight, 16, std::get<0>(taps), groups),
+                            shape_of(weight, 32, std::get<1>(taps), groups));
 }
 
 }  // namespace
@@ -108,7 +111,8 @@ void bind_windowed(py::module_& m) {
       "taps"_a = 1, "groups"_a = 1);
   m.def("windowed_f32_steps", &windowed_f32_steps, "weight"_a, "window"_a, "taps"_a = 1,
         "groups"_a = 1);
-  m.def("cheaper_f32_window", &cheaper_f32_window_of, "weight"_a, "taps"_a = 1, "groups"_a = 1);
+  m.def("cheaper_f32_window", &cheaper_f32_window_of, "weight"_a, "taps"_a = std::make_tuple(1, 1),
+        "groups"_a = 1);
 }
 
 }  // namespace skd

@@ -83,6 +83,25 @@ void pick_channels(Random& random, Problem& p) {
   while (shrink() && p.outputs > 20 * g.groups && !is_depthwise(p.op)) p.outputs -= g.groups * 3;
 }
 
+// A weight cut along rows, where the convolution can have one. Small images have most of their
+// outputs at an edge, so most of these are wider than they are high.
+void pick_rows(Random& random, Problem& p) {
+  ConvGeometry& g = p.images.geometry;
+  if (random.percent(60)) {
+    g.groups = 1;
+    g.in_channels = p.inputs = random.percent(60) ? random.in(1, 4) : random.in(5, 63);
+    g.dilation_w = 1;
+    p.images.width += random.in(0, 20);
+    for (place(p); p.images.out_width == 0; place(p)) ++p.images.width;
+    while (work(p) > 400000 && p.outputs > 17) p.outputs -= p.outputs / 3;
+    while (work(p) > 400000 && p.inputs > 3) g.in_channels = p.inputs -= p.inputs / 3;
+    g.out_channels = p.outputs;
+  }
+  g.rows = g.can_have_rows();
+  p.taps = g.taps();
+  p.inputs = g.tap_inputs();
+}
+
 // Depthwise layers do so little that only large ones are shared among threads.
 void pick_wide_depthwise(Random& random, Problem& p) {
   ConvGeometry& g = p.images.geometry;
@@ -110,6 +129,7 @@ void pick_conv(Random& random, Problem& p) {
   pick_geometry(random, p);
   pick_channels(random, p);
   if (is_depthwise(p.op) && random.percent(35)) pick_wide_depthwise(random, p);
+  if (!is_depthwise(p.op) && random.percent(40)) pick_rows(random, p);
   p.threads = static_cast<int>(random.in(1, 3));
   p.dynamic = random.percent(50);
   p.zero_point = p.dynamic ? 128 : random.pick({0, 1, 77, 128, 200, 255});
@@ -146,6 +166,7 @@ std::string describe_images(const Problem& p) {
   if (g.dilation_h * g.dilation_w > 1) text << " dilation=" << g.dilation_h << ',' << g.dilation_w;
   text << " pad=" << g.pad_top << ',' << g.pad_bottom << ',' << g.pad_left << ',' << g.pad_right;
   if (g.groups > 1) text << " groups=" << g.groups;
+  if (g.rows) text << " rows";
   if (i.u8_out) text << " out-zp=" << i.out_zero_point;
   if (i.residual == Layout::nchw) text << " residual=nchw";
   return text.str();

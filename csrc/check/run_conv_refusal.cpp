@@ -32,7 +32,7 @@ struct WeightShape {
   int taps;
 
   static WeightShape of(const ConvGeometry& g) {
-    return {g.out_channels, g.in_channels / g.groups, g.groups, g.taps()};
+    return {g.out_channels, g.tap_inputs(), g.groups, g.taps()};
   }
   std::size_t count() const { return size(outputs * inputs * taps); }
 };
@@ -135,6 +135,26 @@ void refuse_geometry(Kind kind, const ConvGeometry& good) {
   refuse(&ConvGeometry::kernel_h, "kernel_size", 1025);
 }
 
+// Rows of a convolution that does not read them in one piece, or whose runs are too long to patch.
+void refuse_rows(Kind kind) {
+  constexpr ConvGeometry kRows = {63, 6, 1, 5, 3, 1, 1, 1, 1, 0, 0, 1, 1, true};
+  const auto refuse = [&](const auto& damage) {
+    ConvGeometry bad = kRows;
+    damage(bad);
+    expect_refused(kind, "geometry rows", "rows", [&] { make(kind, WeightShape::of(bad), bad); });
+  };
+  refuse([](ConvGeometry& g) { g.in_channels = 64; });
+  refuse([](ConvGeometry& g) { g.groups = 3; });
+  refuse([](ConvGeometry& g) { g.dilation_w = 2; });
+  refuse([](ConvGeometry& g) { g.kernel_w = 1; });
+  refuse([](ConvGeometry& g) { g.kernel_h = 6; });
+  ConvGeometry good = kRows;
+  make(kind, WeightShape::of(good), good);
+  good.kernel_h = 60;
+  good.pad_left = good.pad_right = 0;
+  make(kind, WeightShape::of(good), good);
+}
+
 // A geometry that is fine, and a weight of another one.
 void refuse_weights(Kind kind, const ConvGeometry& good) {
   const char* const words = "fit the convolution";
@@ -149,11 +169,19 @@ void refuse_weights(Kind kind, const ConvGeometry& good) {
   refuse(other, "other outputs");
   if (is_depthwise(kind)) {
     expect_refused(kind, words, "one group", [&] { make(kind, WeightShape::of(good), kGood); });
+    ConvGeometry rows = {1, 1, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, true};
+    other = {1, 1, 1, 3};
+    expect_refused(kind, words, "rows", [&] { make(kind, other, rows); });
     return;
   }
   other = WeightShape::of(good);
   ++other.inputs;
   refuse(other, "other inputs");
+  ConvGeometry rows = good;
+  rows.groups = 1;
+  other = WeightShape::of(rows);
+  rows.rows = true;
+  expect_refused(kind, words, "pixels for rows", [&] { make(kind, other, rows); });
   other = WeightShape::of(good);
   other.groups = 1;
   refuse(other, "other groups");
@@ -248,6 +276,7 @@ Coverage run_conv_refusal(const Problem&, const Subject& subject) {
   for (const Kind kind : kKinds) {
     const ConvGeometry g = is_depthwise(kind) ? kDepthwise : kGood;
     refuse_geometry(kind, g);
+    if (!is_depthwise(kind)) refuse_rows(kind);
     refuse_weights(kind, g);
     subject.memory.start(Side::end);
     // No bytes at all: whoever reads or writes one before refusing dies.

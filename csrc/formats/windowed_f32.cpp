@@ -2,13 +2,10 @@
 
 namespace skd {
 
-int cheaper_f32_window(const float* dense, const WindowedShape& shape) {
-  WindowedShape with = shape;
-  with.window = 16;
-  const auto narrow = static_cast<double>(WindowedF32Weight::count_steps(dense, with));
-  with.window = 32;
-  const auto wide = static_cast<double>(WindowedF32Weight::count_steps(dense, with));
-  return wide * kF32Window32StepCost < narrow ? 32 : 16;
+int cheaper_f32_window(const float* dense, const WindowedShape& narrow, const WindowedShape& wide) {
+  const auto steps = static_cast<double>(WindowedF32Weight::count_steps(dense, narrow));
+  const auto wide_steps = static_cast<double>(WindowedF32Weight::count_steps(dense, wide));
+  return wide_steps * kF32Window32StepCost < steps ? 32 : 16;
 }
 
 }  // namespace skd

@@ -12,8 +12,8 @@ using WindowedF32Weight = WindowedWeight<F32Format>;
 // permute and FMA pairs a cycle).
 inline constexpr double kF32Window32StepCost = 1.25;
 
-// 16 or 32, whichever needs less time for this matrix [outputs][taps * inputs]; shape.window is not
-// looked at.
-int cheaper_f32_window(const float* dense, const WindowedShape& shape);
+// 16 or 32, whichever needs less time for this matrix [outputs][taps * inputs], which may be cut
+// into other taps for each of the windows.
+int cheaper_f32_window(const float* dense, const WindowedShape& narrow, const WindowedShape& wide);
 
 }  // namespace skd

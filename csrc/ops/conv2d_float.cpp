@@ -97,8 +97,7 @@ void Conv2dFloat::forward(const ConvInput& x, const ConvOutput& y, int threads,
         const bool copies =
             kRounded || (x.layout == Layout::nchw && shape.pixels > 1 && shape.channels > 1);
         Input* rows = copies ? scratch.at_least(scratch.rows, x.batch * size) : nullptr;
-        Input* zero_row = scratch.at_least(scratch.zero_row, g.in_channels);
-        std::fill_n(zero_row, g.in_channels, Input{0});
+        const Input* zero_row = scratch.padding(g, Input{0});
         const Math math{chosen,
                         weight,
                         g.taps(),
@@ -109,6 +108,8 @@ void Conv2dFloat::forward(const ConvInput& x, const ConvOutput& y, int threads,
                         y.zero_point};
         const ConvWalk<Math> walk(math, g, parts, preferred_rows(chosen, weight), x, y);
         const Input** pointers = scratch.at_least(scratch.pointers, walk.pointer_count() * team);
+        const std::int64_t patch_size = walk.patch_size();
+        Input* patches = scratch.at_least(scratch.patches, patch_size * team);
         parallel(team, [&](int thread, int count) {
           const Input* nhwc = rows;
           if (copies) {
@@ -125,7 +126,8 @@ void Conv2dFloat::forward(const ConvInput& x, const ConvOutput& y, int threads,
           } else if constexpr (!kRounded) {
             nhwc = x.f32;
           }
-          walk.run({nhwc, zero_row}, pointers + thread * walk.pointer_count(), thread, count);
+          walk.run({nhwc, zero_row, patches + thread * patch_size},
+                   pointers + thread * walk.pointer_count(), thread, count);
         });
       },
       weight_);

@@ -97,8 +97,15 @@ struct MathS8 {
   }
 };
 
-// The output columns begin..end for which each tap of a kernel row lies inside the image.
+// The output columns begin..end for which each tap of a kernel row, or its run, lies inside the
+// image.
 void find_inside(const ConvGeometry& g, std::int64_t width, std::int64_t* inside) {
+  if (g.rows) {
+    const Range columns = columns_inside(g, width);
+    inside[0] = columns.begin;
+    inside[1] = columns.end;
+    return;
+  }
   for (std::int64_t kx = 0; kx < g.kernel_w; ++kx) {
     const std::int64_t offset = kx * g.dilation_w - g.pad_left;
     inside[2 * kx] = offset < 0 ? ceil_div(-offset, g.stride_w) : 0;
@@ -117,7 +124,7 @@ RowPointersU8 rows_of(const ConvGeometry& g, const ConvInput& x, const std::uint
                      g.out_height(x.height),
                      g.out_width(x.width),
                      g.kernel_h,
-                     g.kernel_w,
+                     g.rows ? 1 : g.kernel_w,
                      g.stride_h,
                      g.stride_w,
                      g.dilation_h,
@@ -228,10 +235,10 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
         std::uint8_t* rows = x.u8 != nullptr
                                  ? nullptr
                                  : scratch.at_least(scratch.rows, x.batch * pixels * g.in_channels);
-        std::uint8_t* zero_row = scratch.at_least(scratch.zero_row, g.in_channels);
+        const std::uint8_t* zero_row =
+            scratch.padding(g, static_cast<std::uint8_t>(quant_.zero_point));
         float* scales = scratch.at_least(scratch.scales, x.batch);
         std::uint32_t* maxima = scratch.at_least(scratch.maxima, x.batch * team);
-        std::memset(zero_row, quant_.zero_point, static_cast<std::size_t>(g.in_channels));
         if (x.u8 != nullptr) std::fill_n(scales, x.batch, quant_.scale);
         // Calls part(images, thread, threads) on every thread, with the images in u8.
         const auto on_threads = [&](const auto& part) {
@@ -262,10 +269,12 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
                           requantization(y)};
           const std::int64_t count = call.pointer_count();
           const std::uint8_t** pointers = scratch.at_least(scratch.pointers, count * team);
+          const std::int64_t size = call.patch_size();
+          std::uint8_t* patches = scratch.at_least(scratch.patches, size * team);
           return on_threads([&](const std::uint8_t* images, int thread, int of) {
             call.run(
                 images, [&](const TileS8& tile) { kernels.to_u8(tile); }, pointers + thread * count,
-                thread, of);
+                patches + thread * size, thread, of);
           });
         }
         const Math math{kernels,
@@ -281,8 +290,11 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
         const ConvWalk<Math> walk(math, g, parts, kernels.rows(), x, y);
         const std::int64_t count = walk.pointer_count();
         const std::uint8_t** pointers = scratch.at_least(scratch.pointers, count * team);
+        const std::int64_t size = walk.patch_size();
+        std::uint8_t* patches = scratch.at_least(scratch.patches, size * team);
         on_threads([&](const std::uint8_t* images, int thread, int of) {
-          walk.run({images, zero_row}, pointers + thread * count, thread, of);
+          walk.run({images, zero_row, patches + thread * size}, pointers + thread * count, thread,
+                   of);
         });
       },
       weight_);

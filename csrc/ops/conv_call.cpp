@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/sizes.h"
+#include "ops/conv_runs.h"
 
 namespace skd {
 namespace {
@@ -22,6 +23,11 @@ std::int64_t ConvGeometry::out_width(std::int64_t width) const {
   return out_size(width, pad_left, pad_right, kernel_w, dilation_w, stride_w);
 }
 
+bool ConvGeometry::can_have_rows() const {
+  return groups == 1 && dilation_w == 1 && kernel_w > 1 && in_channels < kRowChannels &&
+         (pad_left + pad_right == 0 || kernel_h * kernel_w * in_channels <= kPatchInputs);
+}
+
 void ConvGeometry::check() const {
   constexpr std::int64_t kMost = 1 << 20;  // far past any use, so that no product below overflows
   const auto within = [](const char* what, std::int64_t value, std::int64_t least,
@@ -39,6 +45,12 @@ void ConvGeometry::check() const {
   for (const std::int64_t p : {pad_top, pad_bottom, pad_left, pad_right}) {
     within("padding", p, 0, kMost);
   }
+  require(!rows || can_have_rows(), "geometry rows: ", in_channels, " channels, ", groups,
+          " groups, kernel ", kernel_h, " x ", kernel_w, ", dilation ", dilation_w,
+          " along a row; expected less than ", kRowChannels,
+          " channels in one group, a kernel wider than 1 without dilation along a row and, where "
+          "rows are padded, at most ",
+          kPatchInputs, " inputs of an output");
 }
 
 void check_call(const ConvGeometry& g, const ConvInput& x, const ConvOutput& y) {

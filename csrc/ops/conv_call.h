@@ -11,15 +11,23 @@ struct ConvGeometry {
   std::int64_t in_channels, out_channels, groups;
   std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w;
   std::int64_t pad_top, pad_bottom, pad_left, pad_right;
+  // Whether the weight is cut along rows: its taps are the rows of the kernel, each with the
+  // kernel_w * in_channels inputs that lie side by side in an image (ops/conv_runs.h).
+  bool rows = false;
 
   bool is_pointwise() const {
     return kernel_h * kernel_w * stride_h * stride_w == 1 &&
            pad_top + pad_bottom + pad_left + pad_right == 0;
   }
-  int taps() const { return static_cast<int>(kernel_h * kernel_w); }
+  // Taps of the weight, and the inputs that an output reads under each.
+  int taps() const { return static_cast<int>(rows ? kernel_h : kernel_h * kernel_w); }
+  std::int64_t tap_inputs() const { return rows ? kernel_w * in_channels : in_channels / groups; }
+  // Whether the weight may be cut along rows.
+  bool can_have_rows() const;
   std::int64_t out_height(std::int64_t height) const;
   std::int64_t out_width(std::int64_t width) const;
-  // Throws skd::Error on absurd values: zero strides, negative padding, groups that do not divide.
+  // Throws skd::Error on absurd values: zero strides, negative padding, groups that do not divide,
+  // rows of a convolution that does not read them in one piece.
   void check() const;
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/threads.h"
 #include "formats/sliced_outputs.h"
+#include "ops/conv_runs.h"
 #include "ops/conv_weight.h"
 #include "ops/split.h"
 
@@ -16,7 +17,8 @@ namespace skd {
 template <class Input>
 struct ConvRows {
   const Input* nhwc;      // [batch][height][width][in_channels]
-  const Input* zero_row;  // [in_channels], stands for padding
+  const Input* zero_row;  // stands for padding
+  Input* patches;         // [patch_size()] of the calling thread
 };
 
 // fp32 rows of a tile, or null.
@@ -56,6 +58,11 @@ class ConvWalk {
   // Row pointers that one thread needs.
   std::int64_t pointer_count() const { return g_.taps() * kMaxTileRows; }
 
+  // Inputs in patches that one thread needs.
+  std::int64_t patch_size() const {
+    return g_.rows ? kMaxTileRows * g_.taps() * g_.tap_inputs() : 0;
+  }
+
   // This thread's part: of the pixel tiles when there are plenty, else of the slices.
   void run(const ConvRows<Input>& rows, const Input** pointers, int thread, int threads) const {
     const std::int64_t per_sample = ceil_div(pixels_, tile_rows_), tiles = per_sample * x_.batch;
@@ -78,9 +85,34 @@ class ConvWalk {
  private:
   static constexpr std::int64_t kColumns = kBlockSlices * kLanes;
 
+  // pointers[row of the kernel][pixel] for its runs.
+  void find_runs(const ConvRows<Input>& rows, std::int64_t sample, Range pixels,
+                 const Input** pointers) const {
+    const std::int64_t line = x_.width * g_.in_channels;
+    const Input* image = rows.nhwc + sample * x_.height * line;
+    const std::int64_t count = pixels.end - pixels.begin;
+    for (std::int64_t r = 0; r < count; ++r) {
+      const std::int64_t oy = (pixels.begin + r) / width_, ox = (pixels.begin + r) % width_;
+      const std::int64_t first = ox * g_.stride_w - g_.pad_left;
+      const bool whole = run_is_inside(g_, x_.width, first);
+      for (std::int64_t ky = 0; ky < g_.kernel_h; ++ky) {
+        const std::int64_t iy = oy * g_.stride_h - g_.pad_top + ky * g_.dilation_h;
+        const Input*& pointer = pointers[ky * count + r];
+        pointer = rows.zero_row;
+        if (iy < 0 || iy >= x_.height) continue;
+        pointer = image + iy * line + first * g_.in_channels;
+        if (whole) continue;
+        Input* patch = rows.patches + (r * g_.kernel_h + ky) * g_.tap_inputs();
+        copy_run(g_, image + iy * line, x_.width, first, rows.zero_row, patch);
+        pointer = patch;
+      }
+    }
+  }
+
   // pointers[tap][pixel] for the channels of group 0.
   void find_rows(const ConvRows<Input>& rows, std::int64_t sample, Range pixels,
                  const Input** pointers) const {
+    if (g_.rows) return find_runs(rows, sample, pixels, pointers);
     const Input* image = rows.nhwc + sample * x_.height * x_.width * g_.in_channels;
     const std::int64_t count = pixels.end - pixels.begin;
     std::int64_t oy = pixels.begin / width_, ox = pixels.begin % width_;

@@ -9,6 +9,7 @@
 #include "core/threads.h"
 #include "formats/sliced_outputs.h"
 #include "ops/conv_call.h"
+#include "ops/conv_runs.h"
 
 namespace skd {
 
@@ -51,15 +52,18 @@ struct ConvU8Call {
   // there are enough of them for every weight that they bring there.
   std::int64_t chunk() const {
     constexpr std::int64_t kPointers = 1024, kInputBytes = 24 << 10, kTiles = 4;
-    const std::int64_t fit = std::min(kPointers / geometry.taps(), kInputBytes / rows.channels);
+    const std::int64_t inputs = geometry.rows ? geometry.taps() * group_inputs : rows.channels;
+    const std::int64_t fit = std::min(kPointers / geometry.taps(), kInputBytes / inputs);
     return round_up(std::max(fit, kTiles * tile_rows), tile_rows);
   }
   std::int64_t pointer_count() const { return geometry.taps() * std::min(chunk(), pixels); }
+  // Bytes of patches that one thread needs.
+  std::int64_t patch_size() const { return has_patches() ? pointer_count() * group_inputs : 0; }
 
   // The part of one thread. kernel(tile) computes a tile of the slices of one group.
   template <class Kernel>
   void run(const std::uint8_t* images, const Kernel& kernel, const std::uint8_t** pointers,
-           int thread, int threads) const {
+           std::uint8_t* patches, int thread, int threads) const {
     const std::int64_t blocks = outputs.blocks();
     const bool cut_columns = weight_bytes > rows.height * rows.width * rows.channels;
     const ThreadGrid grid = grid_of(threads, ceil_div(pixels, tile_rows), blocks, cut_columns);
@@ -69,20 +73,24 @@ struct ConvU8Call {
     const std::int64_t chunks = ceil_div(mine.end - mine.begin, chunk());
     for (std::int64_t i = 0; i < chunks; ++i) {
       const Range part = part_of(mine.end - mine.begin, i, chunks);
-      compute(images, kernel, pointers, {mine.begin + part.begin, mine.begin + part.end}, slices);
+      compute(images, kernel, pointers, patches, {mine.begin + part.begin, mine.begin + part.end},
+              slices);
     }
   }
 
  private:
+  bool has_patches() const { return geometry.rows && geometry.pad_left + geometry.pad_right > 0; }
+
   template <class Kernel>
   void compute(const std::uint8_t* images, const Kernel& kernel, const std::uint8_t** pointers,
-               Range part, Range slices) const {
+               std::uint8_t* patches, Range part, Range slices) const {
     RowPointersU8 job = rows;
     job.images = images;
     job.first = part.begin;
     job.count = part.end - part.begin;
     job.pointers = pointers;
     table.row_pointers_u8(job);
+    if (has_patches()) patch_runs(geometry, job, patches);
     RequantizeU8 to = output;
     std::int64_t shifted = 0;  // the group that the pointers stand at
     for (std::int64_t s = slices.begin; s < slices.end;) {

@@ -25,16 +25,16 @@ struct ConvWeight {
 // Throws unless the weight fits the convolution.
 template <class Weight>
 ConvWeight conv_weight(const Weight& weight, const ConvGeometry& g) {
-  require(weight.taps() == g.taps() && weight.inputs() * g.groups == g.in_channels &&
+  require(weight.taps() == g.taps() && weight.inputs() == g.tap_inputs() &&
               weight.outputs() == g.out_channels && weight.layout().groups == g.groups,
-          "weight: ", weight.outputs(), " outputs of ", weight.inputs(), " channels and ",
+          "weight: ", weight.outputs(), " outputs of ", weight.inputs(), " inputs and ",
           weight.taps(), " taps do not fit the convolution");
   return {weight.layout(), weight.inputs(), weight.bytes_per_slice()};
 }
 template <class Depthwise>
 ConvWeight depthwise_weight(const Depthwise& weight, const ConvGeometry& g,
                             std::int64_t bytes_of_value) {
-  require(weight.taps() == g.taps() && weight.channels() == g.in_channels &&
+  require(!g.rows && weight.taps() == g.taps() && weight.channels() == g.in_channels &&
               g.in_channels == g.out_channels && g.groups == g.in_channels,
           "weight: a depthwise weight of ", weight.channels(), " channels and ", weight.taps(),
           " taps does not fit the convolution");
@@ -55,14 +55,20 @@ inline int threads_for(const ConvWeight& weight, std::int64_t pixels, int reques
 }
 
 // Scratch of one call, kept by the calling thread for the next one: the quantized or reordered
-// input, a row of padding, row pointers, and per-sample scales with the maxima they come from.
+// input, a row of padding, row pointers, runs that cross an image's edge, and per-sample scales
+// with the maxima they come from.
 template <class Input>
 struct ConvScratch {
-  Buffer<Input> rows, zero_row;
+  Buffer<Input> rows, zero_row, patches;
   Buffer<const Input*> pointers;
   Buffer<float> scales;
   Buffer<std::uint32_t> maxima;
 
+  // What stands for padding: all channels of a pixel, or a whole run.
+  Input* padding(const ConvGeometry& g, Input value) {
+    const std::int64_t size = std::max(g.in_channels, g.tap_inputs());
+    return std::fill_n(at_least(zero_row, size), size, value) - size;
+  }
   template <class T>
   static T* at_least(Buffer<T>& buffer, std::int64_t size) {
     return buffer.reserve(size);

@@ -90,8 +90,11 @@ def _int8(part: Part) -> tuple[Option, str]:
 
 def _packed_share(part: Part) -> float:
     """Groups of 16 outputs x 4 inputs in the windowed form over those of the dense form."""
-    outputs, taps, channels = part.shape
-    groups = part.groups
-    dense = groups * -(-(outputs // groups) // 16) * taps * -(-channels // 4)
-    steps = part.engine(Option("windowed"))._buffers["values"]
+    outputs, taps, inputs = part.shape
+    engine = part.engine(Option("windowed"))
+    if engine._settings.geometry is not None:
+        sizes = engine._settings.geometry.cut_for(backend.format_of(part.scheme, "dense"))
+        taps, inputs = sizes.taps, sizes.tap_inputs
+    dense = part.groups * -(-(outputs // part.groups) // 16) * taps * -(-inputs // 4)
+    steps = engine._buffers["values"]
     return 0.0 if steps is None else steps.shape[0] / max(dense, 1)

@@ -9,7 +9,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from sparsekd.backend import format_of
 from sparsekd.convert import EngineLayer, Sizes, sizes_of
@@ -123,7 +129,8 @@ class LinearEntry(_Layer):
 class ConvEntry(_Layer):
     """What :class:`sparsekd.nn.Conv1d` (one size a dimension) or Conv2d (two) is built with.
 
-    ``channels_last``: the layer's outputs are, whatever its inputs.
+    ``channels_last``: the layer's outputs are, whatever its inputs. ``geometry``: what the weight
+    is cut along; files from before there was a choice lack it, and so do those with pixels.
     """
 
     kind: Literal["conv1d", "conv2d"]
@@ -135,6 +142,7 @@ class ConvEntry(_Layer):
     dilation: PerDimension
     groups: Channels
     channels_last: bool
+    geometry: Literal["pixels", "rows"] = "pixels"
 
     @model_validator(mode="after")
     def _dimensions(self) -> ConvEntry:
@@ -146,6 +154,13 @@ class ConvEntry(_Layer):
         if self.channels_last and dims == 1:
             raise ValueError("channels_last is a memory format of images, not of a conv1d")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if self.geometry == "pixels":
+            del fields["geometry"]
+        return fields
 
 
 LayerEntry = LinearEntry | ConvEntry
@@ -163,7 +178,7 @@ def entry_of(
         {
             "kind": kind,
             **sizes_of(layer),
-            **({} if isinstance(layer, Linear) else {"channels_last": layer.channels_last}),
+            **({} if isinstance(layer, Linear) else _conv_fields(layer)),
             "kernel": layer.kernel,
             "scheme": _scheme_fields(layer),
             "bias": layer.bias is not None,
@@ -172,6 +187,10 @@ def entry_of(
             "norm_module": norm_module,
         }
     )
+
+
+def _conv_fields(layer: Conv1d | Conv2d) -> dict[str, object]:
+    return {"channels_last": layer.channels_last, "geometry": layer.geometry}
 
 
 def _scheme_fields(layer: EngineLayer) -> dict[str, object]:
@@ -218,6 +237,7 @@ def build(entry: LayerEntry) -> EngineLayer:
         scheme=scheme,
         kernel=entry.kernel,
         activation=entry.activation,
+        geometry=entry.geometry,
     )
     layer.channels_last = entry.channels_last
     return layer
@@ -225,7 +245,8 @@ def build(entry: LayerEntry) -> EngineLayer:
 
 def sizes_in(entry: LayerEntry) -> Sizes:
     """The sizes that an entry holds, as ``convert.sizes_of`` gives those of a layer."""
-    fields = set(type(entry).model_fields) - set(_Layer.model_fields) - {"kind", "channels_last"}
+    form = {"kind", "channels_last", "geometry"}
+    fields = set(type(entry).model_fields) - set(_Layer.model_fields) - form
     return {key: getattr(entry, key) for key in fields}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from sparsekd import backend, direct, images, ops
 from sparsekd.nn._engine import EngineModule
 from sparsekd.nn._sources import integer_from, scheme_for, settle_window
-from sparsekd.spec import Int8, Scheme
+from sparsekd.spec import Fp32, Int8, Scheme, scheme_from
 
 __all__ = ["Conv1d", "Conv2d"]
 
@@ -56,12 +57,13 @@ class _ConvNd(EngineModule):
         scheme: Scheme | None = None,
         kernel: str = "windowed",
         activation: str | None = None,
+        geometry: str | None = None,
     ) -> None:
-        geometry = self._geometry_of(
+        sizes = self._geometry_of(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups
         )
-        (in_channels, out_channels), groups = geometry.channels, geometry.groups
-        kernel_hw, stride_hw, pads = geometry.kernel, geometry.stride, geometry.padding
+        (in_channels, out_channels), groups = sizes.channels, sizes.groups
+        kernel_hw, stride_hw, pads = sizes.kernel, sizes.stride, sizes.padding
         pointwise = kernel_hw == stride_hw == (1, 1) and pads == (0, 0, 0, 0) and groups == 1
         if kernel == "csr" and not pointwise:
             raise ValueError(
@@ -75,17 +77,24 @@ class _ConvNd(EngineModule):
                 f"{in_channels} in, {out_channels} out, {groups} groups"
             )
         inputs = in_channels // groups
-        settings = backend.LayerSettings(inputs, out_channels, activation, geometry=geometry)
+        scheme = Int8() if scheme is None else scheme_from(scheme)
+        cut = self._cut(sizes, scheme, kernel, geometry)
+        settings = backend.LayerSettings(inputs, out_channels, activation, geometry=cut)
         shape = (out_channels, kernel_hw[0] * kernel_hw[1], inputs)
         super().__init__(settings, shape, bias, scheme, kernel)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size, self.stride, self.dilation = (
-            pair[2 - self.dims :] for pair in (kernel_hw, stride_hw, geometry.dilation)
+            pair[2 - self.dims :] for pair in (kernel_hw, stride_hw, sizes.dilation)
         )
         self.padding = padding
         self.groups = groups
         self.channels_last = False
+
+    @property
+    def geometry(self) -> str:
+        """What the weight is cut along: "pixels" under the kernel or "rows" of the kernel."""
+        return "rows" if self._geometry().rows else "pixels"
 
     @classmethod
     def from_float(
@@ -112,8 +121,8 @@ class _ConvNd(EngineModule):
             )
         sizes: dict[str, Any] = {key: getattr(module, key) for key in _SIZES}
         with _errors_of(where):
-            cls._geometry_of(**sizes)
-        chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name)
+            geometry = cls._geometry_of(**sizes)
+        chosen = settle_window(scheme_for(module, scheme, name), kernel, module, name, geometry)
         with _errors_of(where):
             layer = cls(
                 **sizes,
@@ -187,6 +196,8 @@ class _ConvNd(EngineModule):
             parts.append(f"dilation={self.dilation}")
         if self.groups != 1:
             parts.append(f"groups={self.groups}")
+        if self._geometry().rows:
+            parts.append("geometry=rows")
         return ", ".join([*parts, self._describe()])
 
     def _run(self, x: Tensor) -> Tensor:
@@ -270,6 +281,23 @@ class _ConvNd(EngineModule):
         geometry.native()  # refuses absurd sizes
         return geometry
 
+    @staticmethod
+    def _cut(
+        sizes: backend.ConvGeometry, scheme: Scheme, kernel: str, geometry: str | None
+    ) -> backend.ConvGeometry:
+        """The sizes with what the weight is cut along: as asked for, else what fills the kernel."""
+        fmt = backend.format_of(scheme, kernel)
+        if geometry is None:
+            window = scheme.window if isinstance(scheme, Fp32) else None
+            return sizes.cut_for(fmt, window or 16)
+        if geometry not in ("pixels", "rows"):
+            raise ValueError(f"unknown geometry {geometry!r}; choices are None, 'pixels', 'rows'")
+        if geometry == "rows" and fmt.kernel not in ("windowed", "dense"):
+            raise ValueError(f"kernel {kernel!r} has no geometry 'rows'")
+        sizes = dataclasses.replace(sizes, rows=geometry == "rows")
+        sizes.native()  # refuses rows that are not read in one piece
+        return sizes
+
     @classmethod
     def _pair(cls, what: str, value: int | tuple[int, ...], first: int) -> _Pair:
         """(height, width); ``first`` is the height of a Conv1d."""
@@ -315,6 +343,8 @@ class Conv2d(_ConvNd):
     Args:
         kernel: int8: "windowed" (sparse weights), "dense", "depthwise"; fp32: "windowed", "csr"
             (1x1 only), "depthwise"; bf16: "windowed".
+        geometry: what the weight is cut along (docs/formats.md): "pixels"; "rows" for less than 64
+            channels in one group without dilation along a row; None for what the sizes suit better.
         Other arguments as in ``nn.Conv2d`` and :class:`sparsekd.nn.Linear`.
 
     Raises:

@@ -60,7 +60,11 @@ class EngineModule(nn.Module):
         self._format = backend.format_of(scheme, kernel)
         self._settings = settings
         self._weight_shape = weight_shape
-        self._groups = 1 if settings.geometry is None else settings.geometry.groups
+        geometry = settings.geometry
+        self._groups = 1 if geometry is None else geometry.groups
+        # As the format cuts the weight, which is the same memory.
+        cut = None if geometry is None else (weight_shape[0], geometry.taps, geometry.tap_inputs)
+        self._packed_shape = cut or weight_shape
         self._cached: direct.CachedLayer | None = None
         outputs = weight_shape[0]
         dtype = torch.int8 if isinstance(scheme, Int8) else torch.float32
@@ -158,7 +162,7 @@ class EngineModule(nn.Module):
         weight = self.packed_weight() if weight is None else weight
         scheme: Scheme = self.scheme
         if isinstance(scheme, Fp32) and kernel == "windowed":
-            window = window or backend.cheaper_window(weight, self._groups)
+            window = window or backend.cheaper_window(weight, self._settings.geometry)
             scheme = Fp32(16 if window == 16 else 32)
         twin = self._fresh(scheme, kernel)
         weight_names = {*self._format.tensors, *self._format.optional}
@@ -172,9 +176,10 @@ class EngineModule(nn.Module):
 
     def packed_weight(self) -> Tensor:
         """The stored weight [outputs, taps, channels of a group]: int8, or fp32."""
-        return backend.unpack(
-            self._format, self._buffers, self._weight_shape, self._groups, self._settings.window
+        packed = backend.unpack(
+            self._format, self._buffers, self._packed_shape, self._groups, self._settings.window
         )
+        return packed.view(self._weight_shape)
 
     def kept(self) -> int:
         """How many weights are not zero."""
@@ -202,7 +207,8 @@ class EngineModule(nn.Module):
         return isinstance(self.scheme, Int8) and self.scheme.activations == "static"
 
     def _pack(self, weight: Tensor) -> dict[str, Tensor]:
-        return backend.pack(self._format, weight, self._groups, self._settings.window)
+        cut = weight.reshape(self._packed_shape)
+        return backend.pack(self._format, cut, self._groups, self._settings.window)
 
     def _weight_tensors(self, weight: Tensor) -> dict[str, Tensor | None]:
         """Quantized and packed, from fp32 [outputs, channels of a group, *kernel]."""

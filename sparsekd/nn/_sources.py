@@ -57,13 +57,20 @@ def scheme_for(module: nn.Module, scheme: Scheme | None, name: str) -> Scheme:
     return chosen
 
 
-def settle_window(scheme: Scheme, kernel: str, module: nn.Module, name: str) -> Scheme:
+def settle_window(
+    scheme: Scheme,
+    kernel: str,
+    module: nn.Module,
+    name: str,
+    geometry: backend.ConvGeometry | None = None,
+) -> Scheme:
     """Fp32 with the window that is cheaper for the module's weight, unless one is asked for."""
     if not isinstance(scheme, Fp32) or scheme.window is not None or kernel != "windowed":
         return scheme
-    weight = masked_weight(module, name)
-    groups = getattr(module, "groups", 1)  # a Linear has none
-    return Fp32(16 if backend.cheaper_window(to_taps(weight), groups) == 16 else 32)
+    weight = to_taps(masked_weight(module, name))
+    if geometry is not None and weight.shape[1] != math.prod(geometry.kernel):
+        return Fp32(16)  # fill_from refuses a weight of another shape
+    return Fp32(16 if backend.cheaper_window(weight, geometry) == 16 else 32)
 
 
 def masked_weight(module: nn.Module, name: str) -> Tensor:
