@@ -21,6 +21,16 @@ void touch(const float* x) {
   static_cast<void>(*outside);
 }
 
+// Where a tile's sums went.
+template <class Input>
+float* results_of(const FloatTile<Input>& tile) {
+  return tile.store == nullptr ? tile.acc : tile.store->y;
+}
+template <class Input>
+std::int64_t stride_of(const FloatTile<Input>& tile) {
+  return tile.store == nullptr ? tile.acc_stride : tile.store->y_stride;
+}
+
 void over_read_f32(const WindowedF32& weight, const TileF32& tile) {
   base.linear_windowed_f32(weight, tile);
   touch(tile.rows[tile.taps * tile.row_count - 1] + tile.inputs);
@@ -29,16 +39,16 @@ void over_read_f32(const WindowedF32& weight, const TileF32& tile) {
 void sums_in_bf16(const WindowedBf16& weight, const TileBf16& tile) {
   base.linear_windowed_bf16(weight, tile);
   for (int r = 0; r < tile.row_count; ++r) {
-    float* acc = tile.acc + r * tile.acc_stride;
+    float* sums = results_of(tile) + r * stride_of(tile);
     for (std::int64_t c = 0; c < kLanes * tile.slice_count; ++c) {
-      acc[c] = reference::round_bf16(acc[c]);
+      sums[c] = reference::round_bf16(sums[c]);
     }
   }
 }
 // A masked lane that is multiplied by zero instead of being left out.
 void nan_leaks(const WindowedF32& weight, const TileF32& tile) {
   base.linear_windowed_f32(weight, tile);
-  if (tile.row_count > 1) tile.acc[tile.acc_stride] += 0.0f * tile.rows[0][0];
+  if (tile.row_count > 1) results_of(tile)[stride_of(tile)] += 0.0f * tile.rows[0][0];
 }
 void truncating_bf16(const float* x, std::int64_t count, std::uint16_t* bits) {
   base.to_bf16(x, count, bits);
@@ -49,7 +59,25 @@ void truncating_bf16(const float* x, std::int64_t count, std::uint16_t* bits) {
 // The sum of a row depends on how many rows its tile has.
 void tile_dependent(const WindowedF32& weight, const TileF32& tile) {
   base.linear_windowed_f32(weight, tile);
-  if (tile.row_count % 2 == 0) tile.acc[0] = std::nextafter(tile.acc[0], 0.0f);
+  float& first = results_of(tile)[0];
+  if (tile.row_count % 2 == 0) first = std::nextafter(first, 0.0f);
+}
+
+// The bias after relu, where the kernel itself finishes the output.
+void stored_late_bias(const WindowedF32& weight, const TileF32& tile) {
+  if (tile.store == nullptr || tile.store->bias == nullptr) {
+    return base.linear_windowed_f32(weight, tile);
+  }
+  StoreSums bare = *tile.store;
+  bare.bias = nullptr;
+  TileF32 changed = tile;
+  changed.store = &bare;
+  base.linear_windowed_f32(weight, changed);
+  for (int r = 0; r < tile.row_count; ++r) {
+    for (std::int64_t c = 0; c < kLanes * tile.slice_count; ++c) {
+      bare.y[r * bare.y_stride + c] += tile.store->bias[c];
+    }
+  }
 }
 
 void last_tap_lost(const DepthwiseF32& weight, const TileF32& tile) {
@@ -171,6 +199,7 @@ const std::vector<Mutant>& float_mutants() {
       {"bf16_keeps_subnormals", [](T& t) { t.to_bf16 = bf16_keeps_subnormals; }},
       {"maximum_loses_nan", [](T& t) { t.absolute_maximum = maximum_loses_nan; }},
       {"tile_dependent", [](T& t) { t.linear_windowed_f32 = tile_dependent; }},
+      {"stored_late_bias", [](T& t) { t.linear_windowed_f32 = stored_late_bias; }},
       {"last_tap_lost", [](T& t) { t.depthwise_f32 = last_tap_lost; }},
       {"depthwise_over_read_f32", [](T& t) { t.depthwise_f32 = depthwise_over_read_f32; }},
       {"csr_short_run", [](T& t) { t.linear_csr_f32 = csr_short_run; }},

@@ -119,6 +119,15 @@ struct WindowedBf16 {
   int uniform_steps;               // as above
 };
 
+// Output of a tile of fp32 sums straight from its registers: y = max(acc + bias, floor), for whole
+// slices in their own order; fields as in StoreFp32.
+struct StoreSums {
+  const float* bias;
+  float floor;
+  float* y;
+  std::int64_t y_stride;
+};
+
 // One tile of fp32 sums; fields as in TileS8. Input: float, or std::uint16_t holding bf16 bits.
 template <class Input>
 struct FloatTile {
@@ -130,6 +139,7 @@ struct FloatTile {
   std::int64_t slice_count;
   float* acc;  // [row_count][acc_stride]
   std::int64_t acc_stride;
+  const StoreSums* store = nullptr;  // not null: write this instead of acc; not for depthwise
 };
 using TileF32 = FloatTile<float>;
 using TileBf16 = FloatTile<std::uint16_t>;

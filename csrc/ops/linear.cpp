@@ -111,7 +111,8 @@ struct Job {
 
   // All outputs of `part` for `rows`; with `quantize_rows` each tile is quantized when first used.
   void sweep(Range rows, Range part, std::uint8_t* u, float* scales, bool quantize_rows) const {
-    for_each_piece({rows, tile_rows}, part, weight.bytes_per_slice(), [&](Range some, Range block) {
+    const std::int64_t length = block_length(weight.bytes_per_slice());
+    for_each_piece({rows, tile_rows}, part, length, [&](Range some, Range block) {
       if (quantize_rows && block.begin == part.begin) quantize(some, u, scales);
       compute(some, block, u, scales);
     });

@@ -1,6 +1,7 @@
 #include "ops/linear_float.h"
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -38,6 +39,10 @@ struct Job {
   std::int64_t outputs = weight.outputs(), inputs = weight.inputs(), slices = weight.slices();
   const std::int32_t* places = weight.places();
   std::int64_t scratch_stride = scratch_stride_of(inputs);
+  // What a kernel can finish from its registers.
+  bool simple =
+      places == nullptr && (activation == Activation::none || activation == Activation::relu);
+  float floor = activation == Activation::relu ? 0.0f : -std::numeric_limits<float>::infinity();
 
   void round_rows(Range rows, std::uint16_t* scratch) const {
     for (std::int64_t r = rows.begin; r < rows.end; ++r) {
@@ -61,20 +66,35 @@ struct Job {
     for (int r = 0; r < count; ++r) pointers[r] = row(rows.begin + r, scratch);
     for_each_strip(block, [&](Range strip) {
       const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
-      accumulate(table, weight,
-                 {pointers, count, 1, inputs, strip.begin, some, acc, kBlockSlices * kLanes});
+      const float* const some_bias = bias == nullptr ? nullptr : bias + column;
+      float* const y = call.y + rows.begin * call.y_stride + column;
+      FloatTile<Input> tile{pointers,    count, 1,   inputs,
+                            strip.begin, some,  acc, kBlockSlices * kLanes};
+      if (simple && column + some * kLanes <= outputs) {
+        const StoreSums store{some_bias, floor, y, call.y_stride};
+        tile.store = &store;
+        return accumulate(table, weight, tile);
+      }
+      accumulate(table, weight, tile);
       table.epilogue_sums({acc, kBlockSlices * kLanes, count,
-                           std::min(some * kLanes, outputs - column),
-                           bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride,
-                           places == nullptr ? nullptr : places + column});
+                           std::min(some * kLanes, outputs - column), some_bias, activation, y,
+                           call.y_stride, places == nullptr ? nullptr : places + column});
     });
+  }
+
+  // As block_length, but down to what a kernel takes at once, two, or to a block with an order of
+  // its own: slices so heavy take so long that short lines of output do not matter.
+  std::int64_t block_slices() const {
+    const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, weight.bytes_per_slice());
+    if (fit >= kBlockSlices) return fit / kBlockSlices * kBlockSlices;
+    const std::int64_t unit = places == nullptr ? 2 : kOrderBlock / kLanes;
+    return std::max(unit, fit / unit * unit);
   }
 
   // All outputs of `part` for `rows`; with `round` each tile is rounded when first used.
   void sweep(Range rows, Range part, std::uint16_t* scratch, [[maybe_unused]] bool round) const {
     const RowTiles tiles{rows, table.windowed_rows};
-    for_each_piece(tiles, part, weight.bytes_per_slice(), [&](Range some, Range block) {
+    for_each_piece(tiles, part, block_slices(), [&](Range some, Range block) {
       if constexpr (kRounded) {
         if (round && block.begin == part.begin) round_rows(some, scratch);
       }

@@ -70,16 +70,18 @@ inline Range slices_of(const SlicedOutputs& layout, bool ordered, int thread, in
   return {layout.first_slice(blocks.begin), layout.first_slice(blocks.end)};
 }
 
-// Calls body(rows, slices) for every row tile of every block of `slices`: a block's weights stay in
-// L2 over the row tiles, and a row tile is in L1 while the block goes by.
-template <class Body>
-void for_each_piece(const RowTiles& tiles, Range slices, std::int64_t bytes_per_slice,
-                    const Body& body) {
+// How many slices make a block whose weights stay in L2 over the row tiles.
+inline std::int64_t block_length(std::int64_t bytes_per_slice) {
   const std::int64_t fit = kBlockBytes / std::max<std::int64_t>(1, bytes_per_slice);
   // Of very long rows half a strip: 16 slices would not stay in L2.
-  const std::int64_t length = fit >= kBlockSlices / 2
-                                  ? std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices)
-                                  : kBlockSlices / 2;
+  if (fit < kBlockSlices / 2) return kBlockSlices / 2;
+  return std::max(kBlockSlices, fit / kBlockSlices * kBlockSlices);
+}
+
+// Calls body(rows, slices) for every row tile of every block of `length` slices: a row tile is in
+// L1 while the block goes by.
+template <class Body>
+void for_each_piece(const RowTiles& tiles, Range slices, std::int64_t length, const Body& body) {
   for (std::int64_t s = slices.begin; s < slices.end; s += length) {
     const Range block{s, std::min(s + length, slices.end)};
     for (std::int64_t tile = 0; tile < tiles.count(); ++tile) body(tiles[tile], block);

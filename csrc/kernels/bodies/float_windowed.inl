@@ -6,6 +6,40 @@
 // every window has the same (n:m masks), offered where the step itself costs little enough for that
 // to matter; 0 reads the counts.
 
+// The end of a tile: its sums to memory, or the output at once, which saves a store, a load and the
+// loop of an epilogue of its own for every 16 outputs. `slice` counts from the first of the tile.
+template <class Input, int ROWS, int SLICES>
+[[gnu::always_inline]] inline void store_sums(const F16 (&acc)[SLICES][ROWS],
+                                              const FloatTile<Input>& tile, int first_row,
+                                              std::int64_t slice) {
+  const std::int64_t column = kLanes * slice;
+  if (tile.store == nullptr) {
+    float* to = tile.acc + first_row * tile.acc_stride + column;
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r, to += tile.acc_stride) {
+#pragma GCC unroll 4
+      for (int s = 0; s < SLICES; ++s) store_f(to + kLanes * s, acc[s][r]);
+    }
+    return;
+  }
+  const StoreSums to = *tile.store;
+  F16 bias[SLICES];
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+    // x + -0 is x, whatever its sign.
+    bias[s] = to.bias != nullptr ? load_f(to.bias + column + kLanes * s) : set_f(-0.0f);
+  }
+  const F16 floor = set_f(to.floor);
+  float* y = to.y + first_row * to.y_stride + column;
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r, y += to.y_stride) {
+#pragma GCC unroll 4
+    for (int s = 0; s < SLICES; ++s) {
+      store_f(y + kLanes * s, at_least(add(acc[s][r], bias[s]), floor));
+    }
+  }
+}
+
 template <class Gather, int ROWS, int SLICES, int STEPS>
 inline void windowed_float_tile(const typename Gather::Weight& weight,
                                 const FloatTile<typename Gather::Input>& tile, int first_row,
@@ -49,7 +83,7 @@ inline void windowed_float_tile(const typename Gather::Weight& weight,
 #pragma GCC unroll 4
       for (int s = 0; s < SLICES; ++s) {
         const int count = STEPS > 0 ? STEPS : *steps[s]++;
-#pragma GCC unroll 4
+#pragma GCC unroll 16
         for (int step = 0; step < count; ++step) {
           if ((!kWhole || step == 0) && left[s] == 0) {
             positions[s] = Gather::load_positions(words[s]);
@@ -66,13 +100,7 @@ inline void windowed_float_tile(const typename Gather::Weight& weight,
     }
   }
 
-#pragma GCC unroll 4
-  for (int s = 0; s < SLICES; ++s) {
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      store_f(tile.acc + (first_row + r) * tile.acc_stride + kLanes * (slice + s), acc[s][r]);
-    }
-  }
+  store_sums(acc, tile, first_row, slice);
 }
 
 template <class Gather, int ROWS, int STEPS>
@@ -101,6 +129,13 @@ void windowed_float_rows(const typename Gather::Weight& weight,
         return windowed_float_slices<Gather, ROWS, 1>(weight, tile, first_row);
       case 2:
         return windowed_float_slices<Gather, ROWS, 2>(weight, tile, first_row);
+      case 16:  // half of the longest window
+        if constexpr (Gather::kPacking.window > 16 * Gather::kDot) {
+          return windowed_float_slices<Gather, ROWS, 16>(weight, tile, first_row);
+        }
+        break;
+      case 8:
+        return windowed_float_slices<Gather, ROWS, 8>(weight, tile, first_row);
       case 4:
         return windowed_float_slices<Gather, ROWS, 4>(weight, tile, first_row);
     }
