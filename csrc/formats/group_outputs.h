@@ -14,8 +14,8 @@ namespace skd {
 // saved is worth less than reading results through an order. The same for the same needs.
 //
 // Within each block of 64: slices are filled one after another, each from the most demanding output
-// left with those that add the fewest steps to it; then pairs of outputs are swapped between slices
-// while that saves steps. Some 30 ms for 4096 x 4096.
+// left with those that add the fewest steps to it; then pairs of outputs, drawn by a fixed
+// sequence, are swapped between slices where that adds no step. Some 0.2 s for 4096 x 4096.
 std::vector<std::int32_t> group_outputs(const std::uint8_t* needs, std::int64_t windows,
                                         const SlicedOutputs& layout);
 

@@ -50,8 +50,8 @@ class LinearBenchConfig:
         shapes: in x out features of each layer, separated by commas; "minilm" stands for layers of
             a trained encoder.
         rows: rows of the input, separated by commas.
-        formats: ours: int8, dense, int8-any, fp32-n16, fp32-n32, fp32-any, bf16, csr; separated by
-            commas.
+        formats: ours: int8, dense, int8-any, int8-snap, fp32-n16, fp32-n32, fp32-any, bf16, csr;
+            separated by commas.
         sparsity: shares of weights pruned away, separated by commas.
         threads: threads of every engine; several counts, separated by commas, are measured in turn.
         rounds: blocks of calls for each engine, 9 or more for figures worth quoting; 0: as many as

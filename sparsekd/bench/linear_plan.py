@@ -104,8 +104,8 @@ _FLOAT = (
     Part(_SHAPES, (64, 128, 512), ("csr", "fp32-any")),
 )
 _MASKS = (
-    Part(_SHAPES, (8, 16, 128, 512), ("int8-any",)),
-    Part(("minilm",), (8, 16, 128, 512), ("int8-any",)),
+    Part(_SHAPES, (8, 16, 128, 512), ("int8-any", "int8-snap")),
+    Part(("minilm",), (8, 16, 128, 512), ("int8-any", "int8-snap")),
 )
 
 #: By the name that the command knows.

@@ -15,7 +15,7 @@ from sparsekd.bench.record import Kind
 from sparsekd.bench.runner import Contender
 from sparsekd.modules import weight_mask
 from sparsekd.nn import Linear
-from sparsekd.prune import prune_
+from sparsekd.prune import prune_, snap_
 from sparsekd.spec import NM, Bf16, Fp32, Int8, Pattern, Scheme, Unstructured
 
 __all__ = ["FORMATS", "LinearFormat", "format_named", "our_contenders", "pattern_of"]
@@ -29,6 +29,7 @@ class LinearFormat:
         family: the title of its figures.
         pattern: of a sparsity; None for dense weights.
         sparsities: measured where none are asked for.
+        snap: fit the masks to n:64 (``prune.snap_``).
     """
 
     family: str
@@ -37,6 +38,7 @@ class LinearFormat:
     kernel: str
     pattern: Callable[[float], Pattern] | None = None
     sparsities: tuple[float, ...] = ()
+    snap: bool = False
 
     def check(self, sparsity: float) -> None:
         """Raises ValueError where no pattern of this format has that sparsity."""
@@ -69,12 +71,15 @@ _OF_16 = partial(pattern_of, group=16)
 _STEPS = (0.5, 0.75, 0.875, 0.9375)
 
 #: By the name that the command knows. "any": the largest weights of the layer, wherever they stand;
-#: of random weights that is a random mask.
+#: of random weights that is a random mask. Sparsities are those before snapping.
 FORMATS = {
     "int8": LinearFormat("int8 n:32", "sparse int8", Int8(), "windowed", pattern_of, _STEPS),
     "dense": LinearFormat("dense int8", "dense int8", Int8(), "dense"),
     "int8-any": LinearFormat(
         "int8 any mask", "sparse int8", Int8(), "windowed", _any_mask, (0.8, 0.9)
+    ),
+    "int8-snap": LinearFormat(
+        "int8 any mask, snapped", "sparse int8", Int8(), "windowed", _any_mask, (0.8, 0.9), True
     ),
     "fp32-n16": LinearFormat(
         "fp32 n:16", "sparse fp32", Fp32(window=16), "windowed", _OF_16, _STEPS[:3]
@@ -141,6 +146,8 @@ def _build(form: LinearFormat, pattern: Pattern | None, problem: LinearProblem) 
         float_layer = problem.linear()
         if pattern is not None:
             prune_(float_layer, pattern)
+        if form.snap:
+            snap_(float_layer)
         layer = Linear.from_float(float_layer, scheme=form.scheme, kernel=form.kernel)
         return layer.eval(), weight_mask(float_layer)
 
@@ -154,6 +161,7 @@ def _build(form: LinearFormat, pattern: Pattern | None, problem: LinearProblem) 
         "scheme": str(layer.scheme),
         "kept weights": kept,
         "packed bytes": layer.packed_bytes(),
+        "filled": round(layer.efficiency(), 4),
     }
     return module_engine(
         layer,
