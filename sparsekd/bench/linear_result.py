@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparsekd.bench.bound import Bounds, bound_table
 from sparsekd.bench.record import Point
 from sparsekd.bench.studies import Fit, Group, Study, fit, geometric_mean
 from sparsekd.bench.study_result import StudyResult, is_limits, threads_text
@@ -120,9 +121,24 @@ class LinearBenchResult(StudyResult):
                     gains.setdefault(one.name, []).append(one.seconds / two.seconds)
         return [(name, len(g), geometric_mean(g), min(g)) for name, g in gains.items()]
 
+    def bounds(self, threads: int) -> Bounds | None:
+        """The limits that were measured with so many threads; None without them."""
+        of = [p for p in self.points if p.case.get("threads") == threads]
+        limits = next(filter(is_limits, of), None)
+        smallest = next(filter(_is_smallest, of), None)
+        return Bounds(limits, smallest) if limits and smallest else None
+
     def extra(self) -> dict[str, Any]:
         return {
             **super().extra(),
+            "bounds": [
+                {"slice": name, **bound.to_dict()}
+                for name, points in self.slices()
+                if (bounds := self.bounds(points[0].case["threads"])) is not None
+                for _, found in bounds.rows(self.studies[0], points)
+                for bound in found
+                if bound is not None
+            ],
             "fits": [{"slice": name, **line.to_dict()} for name, line in self.fits()],
             "scaling": [
                 {"engine": name, "points": count, "geometric_mean": mean, "smallest": least}
@@ -132,6 +148,10 @@ class LinearBenchResult(StudyResult):
 
     def tables(self) -> Iterator[RenderableType]:
         yield from super().tables()
+        for _, points in self.slices():
+            bounds = self.bounds(points[0].case["threads"])
+            if bounds and (table := bound_table(self.studies[0], points, bounds)) is not None:
+                yield table
         if lines := [line for _, line in self.fits()]:
             yield fit_table(lines)
 
