@@ -8,9 +8,6 @@
 namespace skd {
 namespace {
 
-// Picking 16 of 64 sums takes about 2 cycles for a slice and row, a step about 0.7.
-constexpr std::int64_t kOrderInSteps = 3;
-
 // Pairs that are tried in a block; twice as many save some 0.3 % of the steps of a 90 % mask more.
 constexpr std::int64_t kMostDraws = 1 << 16;
 constexpr std::int64_t kComparisons = 1 << 21;  // of windows, for two outputs each

@@ -139,12 +139,14 @@ std::vector<std::int32_t> WindowedWeight<Format>::find_order(const Value* dense,
 }
 
 template <class Format>
-std::int64_t WindowedWeight<Format>::count_steps(const Value* dense, const WindowedShape& shape) {
+std::int64_t WindowedWeight<Format>::count_steps(const Value* dense, const WindowedShape& shape,
+                                                 const std::int32_t* order) {
   const WindowedLayout layout = WindowedLayout::of<Format>(shape);
+  const OutputOrder ordered(order, layout.outputs);
   std::int64_t total = 0;
   for (std::int64_t slice = 0; slice < layout.slices; ++slice) {
     for (std::int64_t w = 0; w < layout.windows; ++w) {
-      total += steps_of<Format>(dense, layout, OutputOrder(), slice, w);
+      total += steps_of<Format>(dense, layout, ordered, slice, w);
     }
   }
   return total;

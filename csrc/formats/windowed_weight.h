@@ -72,8 +72,9 @@ class WindowedWeight {
                              const std::int32_t* order = nullptr);
   // The order that pads least as far as group_outputs.h finds it; empty where none pads less.
   static std::vector<std::int32_t> find_order(const Value* dense, const WindowedShape& shape);
-  // How many steps pack() would need without an order.
-  static std::int64_t count_steps(const Value* dense, const WindowedShape& shape);
+  // How many steps pack() would need under an order [outputs] or null.
+  static std::int64_t count_steps(const Value* dense, const WindowedShape& shape,
+                                  const std::int32_t* order = nullptr);
   // Writes the dense matrix [outputs][taps * inputs].
   void unpack(Value* dense) const;
 

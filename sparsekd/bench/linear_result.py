@@ -27,7 +27,7 @@ _STUDIES = (
     Study(
         "int8-any",
         f"int8, any mask, {_INT8}",
-        ("int8 any mask",),
+        ("int8 any mask", "int8 any mask, snapped"),
         kind="dense int8",
         rate="vpdpbusd",
     ),

@@ -155,6 +155,16 @@ def test_steps_are_counted_and_the_cheaper_window_is_named() -> None:
     assert _native.cheaper_f32_window(n_of_m(32, 64, 4, 32)) == 32
 
 
+def test_the_cheaper_window_is_that_of_the_weight_as_it_is_packed() -> None:
+    """Even outputs keep the first half of every window of 32, odd ones the second: as they come
+    each window of 16 needs as many steps as one of 32, sorted apart half of them need none."""
+    dense = np.zeros((64, 1024), np.float32)
+    dense[::2].reshape(32, 32, 32)[:, :, :4] = 1.0
+    dense[1::2].reshape(32, 32, 32)[:, :, 16:20] = 1.0
+    assert _native.windowed_f32_steps(dense, 16) == 2 * _native.windowed_f32_steps(dense, 32)
+    assert _native.cheaper_f32_window(dense) == 16
+
+
 # --- stored arrays are not trusted --------------------------------------------------------------
 
 
