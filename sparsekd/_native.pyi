@@ -190,6 +190,35 @@ def unpack_conv_dense_s8(
     panels: NDArray[int8], outputs: int, inputs: int, taps: int, groups: int
 ) -> NDArray[int8]: ...
 
+_Data = tuple[int, bool, float, int]  # address, u8, scale, zero point
+_Shape = tuple[int, int, int, int]
+
+class PoolGeometry:
+    def __init__(
+        self,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        ceil_mode: bool,
+    ) -> None: ...
+    def out_size(self, height: int, width: int) -> tuple[int, int]: ...
+
+def max_pool2d(
+    geometry: PoolGeometry, x: _Data, y: _Data, nhwc: bool, shape: _Shape, threads: int
+) -> None: ...
+def avg_pool2d(
+    geometry: PoolGeometry,
+    x: _Data,
+    y: _Data,
+    nhwc: bool,
+    shape: _Shape,
+    include_pad: bool,
+    divisor: int,
+    threads: int,
+) -> None: ...
+def add(a: _Data, b: _Data, y: _Data, count: int, activation: str, threads: int) -> None: ...
+
 class ConvGeometry:
     def __init__(
         self,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "QuantizedOutput",
     "Residual",
+    "average_affine",
     "check_elements",
     "check_residual",
     "dequantize_affine",
@@ -90,3 +92,43 @@ def dequantize_affine(u: Tensor, scale: float, zero_point: int) -> Tensor:
     return (u.to(torch.int32) - zero_point).to(torch.float32) * torch.tensor(
         scale, dtype=torch.float32
     )
+
+
+def average_affine(
+    u: Tensor,
+    scale: float,
+    zero_point: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    *,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Averages of u8 images in fp32: ``float(sum(u - zp)) * (scale * (1 / count))``.
+
+    Args:
+        u: torch.uint8 [batch, channels, height, width].
+        Others as in ``F.avg_pool2d``.
+
+    Returns:
+        fp32 [batch, channels, height', width'].
+
+    >>> average_affine(torch.tensor([[[[4, 6]]]], dtype=torch.uint8), 0.5, 2, (1, 2))
+    tensor([[[[1.5000]]]])
+    """
+
+    def sums(x: Tensor) -> Tensor:  # of integers, exact in fp64
+        return F.avg_pool2d(x, kernel, stride, padding, ceil_mode, divisor_override=1)
+
+    ones = torch.ones(1, 1, *u.shape[2:], dtype=torch.float64)
+    count = sums(ones)
+    if count_include_pad:  # torch gives the share of the window that lies inside the image
+        share = F.avg_pool2d(ones, kernel, stride, padding, ceil_mode)
+        count = (count / share).round()
+    if divisor_override is not None:
+        count = torch.full_like(count, divisor_override)
+    total = sums(u.to(torch.float64) - zero_point).to(torch.float32)
+    factor = torch.tensor(scale, dtype=torch.float32) * count.to(torch.float32).reciprocal()
+    return total * factor

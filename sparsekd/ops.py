@@ -31,10 +31,11 @@ from sparsekd.images import (
 
 __all__ = [
     "QuantizedOutput",
+    "address_of",
     "as_fp32",
     "check_indirect",
     "conv2d_op",
-    "is_channels_last",
+    "define",
     "linear_op",
     "out_size",
     "run_conv2d",
@@ -75,7 +76,7 @@ def as_fp32(x: Tensor, where: str) -> Tensor:
     raise TypeError(f"{where}: input of dtype {x.dtype}, expected torch.float32")
 
 
-def _address(x: Tensor) -> int:
+def address_of(x: Tensor) -> int:
     """Where the first number of x lies; 0 for a tensor whose storage has been freed.
 
     torch adds the offset of a view even to a storage that is gone, which gives a small number.
@@ -91,7 +92,7 @@ def run_linear(handle: Any, x: Tensor) -> Tensor:
         x = x.contiguous()
     y = x.new_empty(*leading, handle.outputs)  # spread: a tuple costs 0.35 us more to parse
     rows = x.numel() // inputs if inputs else math.prod(leading)
-    handle.forward(_address(x), rows, y.data_ptr(), torch.get_num_threads())
+    handle.forward(address_of(x), rows, y.data_ptr(), torch.get_num_threads())
     return y
 
 
@@ -127,9 +128,9 @@ def run_conv2d(
         r_nhwc = r_u8 or is_channels_last(r)
         # Held here: a copy must live as long as the call.
         r = r.contiguous(memory_format=torch.channels_last if r_nhwc else torch.contiguous_format)
-        added = ((_address(r), r_u8, r_nhwc, r_scale, r_zero_point),)
+        added = ((address_of(r), r_u8, r_nhwc, r_scale, r_zero_point),)
     handle.forward(
-        _address(x),
+        address_of(x),
         bytes_in,
         nhwc,
         tuple(x.shape),
@@ -288,9 +289,10 @@ def _no_gradient(name: str) -> Callable[..., Any]:
     return backward
 
 
-def _define(
+def define(
     name: str, schema: str, compute: Callable[..., Tensor], fake: Callable[..., Tensor]
 ) -> None:
+    """Register an op of inference: its kernel on the CPU, its fake, and no gradient."""
     _library.define(f"{name}({schema}) -> Tensor")  # type: ignore[no-untyped-call]
     _library.impl(name, compute, "CPU")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"sparsekd::{name}", fake, lib=_library)
@@ -312,7 +314,7 @@ def _register_linear(fmt: Format) -> None:
         _check_linear(x, inputs)
         return x.new_empty((*x.shape[:-1], outputs))
 
-    _define(f"linear_{fmt.name}", f"{_schema(fmt)}, {_LINEAR_SETTINGS}", compute, fake)
+    define(f"linear_{fmt.name}", f"{_schema(fmt)}, {_LINEAR_SETTINGS}", compute, fake)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -385,7 +387,7 @@ def _register_conv2d(fmt: Format) -> None:
             memory_format=torch.channels_last if nhwc else torch.contiguous_format,
         )
 
-    _define(f"conv2d_{fmt.name}", f"{_schema(fmt)}, {_CONV_SETTINGS}{extra}", compute, fake)
+    define(f"conv2d_{fmt.name}", f"{_schema(fmt)}, {_CONV_SETTINGS}{extra}", compute, fake)
 
 
 for _formats in backend.FORMATS.values():

@@ -34,7 +34,8 @@ PYTHON = {
     "direct": {"backend"},
     "images": set(),  # memory formats and the arithmetic of u8 between layers; torch alone
     "ops": {"backend", "direct", "images", "spec"},
-    "nn": _ENGINE,
+    "image_ops": {"backend", "images", "ops"},
+    "nn": {*_ENGINE, "image_ops"},
     "environment": {"backend"},
     "benchmark": {"environment", "spec"},
     "doctor": {"backend", "environment"},

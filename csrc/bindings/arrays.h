@@ -53,6 +53,7 @@ Activation activation_from(const std::string& name);
 void bind_direct(py::module_& m);
 void bind_linear_s8(py::module_& m);
 void bind_conv2d(py::module_& m);
+void bind_images(py::module_& m);
 void bind_linear_csr(py::module_& m);
 void bind_linear_float(py::module_& m);
 void bind_windowed(py::module_& m);

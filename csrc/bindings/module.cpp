@@ -57,6 +57,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   skd::bind_direct(m);
   skd::bind_linear_s8(m);
   skd::bind_conv2d(m);
+  skd::bind_images(m);
   skd::bind_linear_csr(m);
   skd::bind_linear_float(m);
   skd::bind_windowed(m);

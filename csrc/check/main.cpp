@@ -172,14 +172,17 @@ bool is_complete(const KernelTable& t) {
   const KernelTable& s = kScalarTable;
   const auto own = [&](auto entry) { return t.*entry != s.*entry; };
   const bool complete =
-      &t == &s || (own(&KernelTable::quantize_dynamic_s8) &&
-                   own(&KernelTable::quantize_static_u8) && own(&KernelTable::dequantize_u8) &&
-                   own(&KernelTable::linear_windowed_s8) && own(&KernelTable::linear_dense_s8) &&
-                   own(&KernelTable::epilogue_fp32) && own(&KernelTable::absolute_maximum) &&
-                   own(&KernelTable::depthwise_s8) && own(&KernelTable::depthwise_f32) &&
-                   own(&KernelTable::epilogue_sums) && own(&KernelTable::linear_windowed_f32) &&
-                   own(&KernelTable::linear_windowed_bf16) && own(&KernelTable::to_bf16) &&
-                   own(&KernelTable::linear_csr_f32) && own(&KernelTable::transpose_f32));
+      &t == &s ||
+      (own(&KernelTable::quantize_dynamic_s8) && own(&KernelTable::quantize_static_u8) &&
+       own(&KernelTable::dequantize_u8) && own(&KernelTable::max_pool_u8) &&
+       own(&KernelTable::max_pool_f32) && own(&KernelTable::average_pool_u8) &&
+       own(&KernelTable::average_pool_f32) && own(&KernelTable::add_u8) &&
+       own(&KernelTable::linear_windowed_s8) && own(&KernelTable::linear_dense_s8) &&
+       own(&KernelTable::epilogue_fp32) && own(&KernelTable::absolute_maximum) &&
+       own(&KernelTable::depthwise_s8) && own(&KernelTable::depthwise_f32) &&
+       own(&KernelTable::epilogue_sums) && own(&KernelTable::linear_windowed_f32) &&
+       own(&KernelTable::linear_windowed_bf16) && own(&KernelTable::to_bf16) &&
+       own(&KernelTable::linear_csr_f32) && own(&KernelTable::transpose_f32));
   if (!complete) std::printf("FAIL: the table of %s borrows a scalar kernel\n", t.name);
   return complete;
 }

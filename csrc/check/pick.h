@@ -15,6 +15,9 @@ void pick_activation(Random& random, Problem& p);  // and whether there is a bia
 void pick_environment(Random& random, Problem& p);
 
 void pick_conv(Random& random, Problem& p);
+void pick_pool(Random& random, Problem& p);
+void pick_add(Random& random, Problem& p);
+std::string describe_pool(const Problem& p);
 std::string describe_images(const Problem& p);
 
 }  // namespace skd::check

@@ -25,6 +25,8 @@ constexpr OpFacts kOpFacts[kOps] = {
     {"tile_depthwise_s8", 4},    {"tile_depthwise_f32", 4},   {"tile_csr_f32", 6},
     {"epilogue_sums", 5},        {"transpose_f32", 3},        {"to_bf16", 4},
     {"absolute_maximum", 2},     {"refuse_conv", 2},          {"dequantize_u8", 2},
+    {"max_pool_u8", 4},          {"max_pool_f32", 3},         {"avg_pool_u8", 4},
+    {"avg_pool_f32", 3},         {"add_images", 4},
 };
 static_assert(kOpFacts[kOps - 1].share > 0, "an operation without a share would never run");
 
@@ -174,6 +176,15 @@ Problem make_problem(std::uint64_t seed, std::uint64_t index) {
       pick_floats(random, p);
       if (random.percent(1)) p.inputs = 0;
       break;
+    case Op::max_pool_u8:
+    case Op::max_pool_f32:
+    case Op::avg_pool_u8:
+    case Op::avg_pool_f32:
+      pick_pool(random, p);
+      break;
+    case Op::add_images:
+      pick_add(random, p);
+      break;
     case Op::dequantize_u8:
       pick_bytes(random, p);
       if (random.percent(1)) p.inputs = 0;
@@ -267,6 +278,10 @@ std::string describe(const Problem& p) {
     text << p.rows << 'x' << p.outputs;
   } else if (p.op == Op::transpose_f32) {
     text << p.rows << 'x' << p.inputs;
+  } else if (is_pool(p.op)) {
+    text << describe_pool(p);
+  } else if (p.op == Op::add_images) {
+    text << p.inputs << (p.images.u8_in ? " u8" : " f32") << (p.images.u8_out ? "->u8" : "->f32");
   } else if (conv) {
     text << describe_images(p);
   } else if (p.op != Op::refuse_linear_s8 && p.op != Op::refuse_conv) {

@@ -45,8 +45,13 @@ enum class Op : int {
   absolute_maximum,
   refuse_conv,  // geometry, images and weights that a convolution must not accept
   dequantize_u8,
+  max_pool_u8,  // the whole operations of ops/pool2d.h and ops/add.h
+  max_pool_f32,
+  avg_pool_u8,
+  avg_pool_f32,
+  add_images,
 };
-inline constexpr int kOps = 33;
+inline constexpr int kOps = 38;
 const char* name_of(Op op);
 
 // What an operation is made of.
@@ -56,6 +61,10 @@ inline bool is_depthwise(Op op) {
 inline bool is_conv(Op op) {
   return is_depthwise(op) || op == Op::conv_windowed_s8 || op == Op::conv_dense_s8 ||
          op == Op::conv_windowed_f32 || op == Op::conv_windowed_bf16;
+}
+inline bool is_pool(Op op) {
+  return op == Op::max_pool_u8 || op == Op::max_pool_f32 || op == Op::avg_pool_u8 ||
+         op == Op::avg_pool_f32;
 }
 inline bool is_csr(Op op) {
   return op == Op::linear_csr_f32 || op == Op::format_csr_f32 || op == Op::tile_csr_f32;
@@ -138,6 +147,8 @@ struct Images {
   Layout residual = Layout::nhwc;
   bool u8_in = false, u8_out = false;
   std::int32_t out_zero_point = 0;
+  bool ceil_mode = false, include_pad = false;  // of pools, which pad alike on both sides
+  std::int64_t divisor = 0;                     // of an average: 0 for none
 };
 
 struct Problem {

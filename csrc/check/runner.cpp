@@ -7,6 +7,13 @@ Coverage run(const Problem& problem, const Subject& subject) {
     case Op::quantize_dynamic_s8:
     case Op::quantize_static_u8:
       return run_quantize(problem, subject);
+    case Op::max_pool_u8:
+    case Op::max_pool_f32:
+    case Op::avg_pool_u8:
+    case Op::avg_pool_f32:
+      return run_pool(problem, subject);
+    case Op::add_images:
+      return run_add(problem, subject);
     case Op::dequantize_u8:
       return run_dequantize(problem, subject);
     case Op::tile_windowed_s8:

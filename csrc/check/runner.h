@@ -42,6 +42,8 @@ Coverage run_to_bf16(const Problem& problem, const Subject& subject);  // run_fl
 Coverage run_absolute_maximum(const Problem& problem, const Subject& subject);
 Coverage run_transpose(const Problem& problem, const Subject& subject);
 Coverage run_conv_refusal(const Problem& problem, const Subject& subject);  // run_conv_refusal.cpp
+Coverage run_pool(const Problem& problem, const Subject& subject);          // run_pool.cpp
+Coverage run_add(const Problem& problem, const Subject& subject);           // run_add.cpp
 Coverage run_epilogue_sums(const Problem& problem, const Subject& subject);
 
 // Runs `body` as a caller with the given floating-point environment would; throws when it is not as

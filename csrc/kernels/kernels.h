@@ -233,6 +233,44 @@ struct RowPointersU8 {
   const std::uint8_t** pointers;  // [taps][count]
 };
 
+// A run of pooled pixels, channels innermost: output pixel i pools rows x columns input pixels, of
+// which the first is x + i * step. Only pixels of the image are meant, so a window that padding
+// covers in part has fewer; it may have none. All strides count elements.
+template <class T>
+struct PoolRun {
+  const T* x;
+  std::int64_t count, step;
+  std::int64_t rows, row_stride, columns, column_stride;
+  std::int64_t channels;  // exactly these are read and written
+  T* y;                   // [count][y_stride]; an average of u8 has y or y_f32
+  std::int64_t y_stride;
+};
+// y = float(sum u - rows * columns * zero_point) * scale, to fp32 or to
+// u = rne(clamp(y * inverse_scale, -out_zero_point, 255 - out_zero_point)) + out_zero_point.
+// At most 2^23 pixels a window.
+struct AveragePoolU8 {
+  PoolRun<std::uint8_t> run;
+  std::int32_t zero_point;
+  float scale;  // of the input, by the divisor
+  float inverse_scale;
+  std::int32_t out_zero_point;
+  float* y_f32;  // [count][y_stride] or null
+};
+
+// u = clamp(rne(y * inverse_scale) + out_zero_point, low, high) with
+// y = float(a - a_zero_point) * a_scale + float(b - b_zero_point) * b_scale, under the bound of
+// RequantizeU8.
+struct AddU8 {
+  const std::uint8_t *a, *b;
+  std::int64_t count;
+  float a_scale, b_scale;
+  std::int32_t a_zero_point, b_zero_point;
+  float inverse_scale;
+  std::int32_t out_zero_point;
+  std::uint8_t low, high;
+  std::uint8_t* y;
+};
+
 struct KernelTable {
   const char* name;
   int windowed_rows;       // the row tile that linear_windowed_s8 likes best, 1..kMaxTileRows
@@ -276,6 +314,15 @@ struct KernelTable {
   // x[i] = float(u[i] - zp) * scale.
   void (*dequantize_u8)(const std::uint8_t* u, std::int64_t count, float scale,
                         std::int32_t zero_point, float* x);
+
+  // The greatest of each channel; an empty window gives 0 or -Inf. fp32: NaN wins, and of equal
+  // zeros the first.
+  void (*max_pool_u8)(const PoolRun<std::uint8_t>& run);
+  void (*max_pool_f32)(const PoolRun<float>& run);
+  void (*average_pool_u8)(const AveragePoolU8& job);
+  // The sum of each channel, row by row in one chain, divided by `divisor`.
+  void (*average_pool_f32)(const PoolRun<float>& run, float divisor);
+  void (*add_u8)(const AddU8& job);
 };
 
 // One table an instruction set, each defined in kernels/isa/<name>.cpp.

@@ -36,6 +36,32 @@ struct Conv {
 void convolve_s8(const Conv& conv, const std::uint8_t* u, std::int32_t zero_point,
                  const std::int8_t* dense, std::int64_t* acc);
 
+// One image under a pooling window; the padding is the same on both sides.
+struct Pool {
+  std::int64_t height, width, channels;
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, dilation_h, dilation_w, pad_h, pad_w;
+  bool ceil_mode;
+};
+// Outputs along an axis, by torch's rule: as many windows as fit, and with ceil_mode those that
+// start before the padding behind the image.
+std::int64_t pooled_size(std::int64_t size, std::int64_t kernel, std::int64_t stride,
+                         std::int64_t dilation, std::int64_t pad, bool ceil_mode);
+// One output of one channel. x: [height][width][channels].
+std::uint8_t max_pool_u8(const Pool& pool, const std::uint8_t* x, std::int64_t oy, std::int64_t ox,
+                         std::int64_t channel);
+float max_pool_f32(const Pool& pool, const float* x, std::int64_t oy, std::int64_t ox,
+                   std::int64_t channel);
+// The sum of (x - zero_point) over the pixels inside the image, and how many of them there are;
+// with padding: how many lie inside the image or its padding.
+struct PoolSum {
+  std::int64_t sum = 0, inside = 0, with_padding = 0;
+  float sum_f32 = 0;  // of fp32 images, added row by row
+};
+PoolSum sum_pool_u8(const Pool& pool, const std::uint8_t* x, std::int32_t zero_point,
+                    std::int64_t oy, std::int64_t ox, std::int64_t channel);
+PoolSum sum_pool_f32(const Pool& pool, const float* x, std::int64_t oy, std::int64_t ox,
+                     std::int64_t channel);
+
 // A sum of products in float64, and what is needed to judge one in fp32.
 struct Sum {
   double value = 0, magnitude = 0;  // sum of the products, and of their absolute values

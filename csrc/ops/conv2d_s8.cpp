@@ -13,6 +13,7 @@
 #include "ops/conv_tiles.h"
 #include "ops/conv_u8.h"
 #include "ops/conv_weight.h"
+#include "ops/requantize.h"
 
 namespace skd {
 namespace {
@@ -188,11 +189,10 @@ bool Conv2dS8::goes_straight(const ConvOutput& y) const {
   const bool depthwise = std::holds_alternative<DepthwiseS8Weight>(weight_);
   if (r.f32 != nullptr || (r.u8 != nullptr && depthwise)) return false;
   const double bound = bound_ + (r.u8 != nullptr ? 255.0 * r.scale : 0);
-  const bool is_clamp = activation_ == Activation::none || activation_ == Activation::relu ||
-                        activation_ == Activation::relu6;
   // The kernels that write u8 know no order of outputs.
   const bool ordered = std::visit([](const auto& w) { return w.places() != nullptr; }, weight_);
-  return y.u8 != nullptr && !quant_.dynamic && is_clamp && !ordered && bound < 0x1p29 * y.scale;
+  return y.u8 != nullptr && !quant_.dynamic && is_clamp(activation_) && !ordered &&
+         fits_registers(bound, y.scale);
 }
 
 RequantizeU8 Conv2dS8::requantization(const ConvOutput& y) const {
@@ -201,11 +201,9 @@ RequantizeU8 Conv2dS8::requantization(const ConvOutput& y) const {
   to.bias = placed_bias_.data();
   to.inverse_scale = 1.0f / y.scale;
   to.zero_point = y.zero_point;
-  to.low = static_cast<std::uint8_t>(activation_ == Activation::none ? 0 : y.zero_point);
-  const float most = static_cast<float>(255 - y.zero_point);
-  const float six = std::min(6.0f * to.inverse_scale, most);
-  const float high = activation_ == Activation::relu6 ? std::nearbyint(six) : most;
-  to.high = static_cast<std::uint8_t>(static_cast<int>(high) + y.zero_point);
+  const ByteClamp clamp = clamp_of(activation_, {y.scale, y.zero_point});
+  to.low = clamp.low;
+  to.high = clamp.high;
   to.y = y.u8;
   to.y_stride = geometry_.out_channels;
   to.residual = y.residual.u8;

@@ -95,10 +95,10 @@ void round_pixels(const KernelTable& table, const float* x, Layout layout, Image
   }
 }
 
-void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,
-                  float* y, std::int64_t plane) {
+void store_planes(const float* tile, std::int64_t tile_stride, std::int64_t count,
+                  std::int64_t columns, float* y, std::int64_t plane) {
   for (std::int64_t c = 0; c < columns; ++c) {
-    for (int r = 0; r < count; ++r) y[c * plane + r] = tile[r * tile_stride + c];
+    for (std::int64_t r = 0; r < count; ++r) y[c * plane + r] = tile[r * tile_stride + c];
   }
 }
 

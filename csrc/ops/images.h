@@ -9,6 +9,11 @@ namespace skd {
 
 enum class Layout : int { nchw = 0, nhwc = 1 };
 
+// What the bytes of u8 images stand for: (u - zero_point) * scale.
+struct U8Scale {
+  float scale = 1;
+  std::int32_t zero_point = 0;
+};
 // Throws unless `scale` and `zero_point` can be those of u8 images; `what` names them.
 void check_u8(const char* what, float scale, std::int32_t zero_point);
 
@@ -36,8 +41,8 @@ void round_pixels(const KernelTable& table, const float* x, Layout layout, Image
 
 // A tile [count][columns] of row stride tile_stride to pixels of NCHW planes: plane c starts at
 // y + c * plane.
-void store_planes(const float* tile, std::int64_t tile_stride, int count, std::int64_t columns,
-                  float* y, std::int64_t plane);
+void store_planes(const float* tile, std::int64_t tile_stride, std::int64_t count,
+                  std::int64_t columns, float* y, std::int64_t plane);
 // The way back: pixels of NCHW planes to a tile.
 void load_planes(const float* x, std::int64_t plane, int count, std::int64_t columns, float* tile,
                  std::int64_t tile_stride);

@@ -243,6 +243,9 @@ class _ConvNd(EngineModule):
                 f"{self.kernel_size}, dilation={self.dilation}, padding={self.padding!r}: the "
                 "output would be empty"
             )
+        batch = x.shape[0] if x.dim() == self.dims + 2 else 1
+        if direct.can_run_directly(x):
+            images.check_elements(self._where(), batch, self.out_channels, out_height, out_width)
         return x
 
     def _geometry(self) -> backend.ConvGeometry:

@@ -24,11 +24,13 @@ namespace {
 #include "kernels/bodies/requantize.inl"
 #include "kernels/bodies/store_tile.inl"
 
+#include "kernels/bodies/add.inl"
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
+#include "kernels/bodies/pool.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
@@ -64,6 +66,11 @@ const KernelTable kAvx2Table = {
     avx2::conv_dense_s8,
     avx2::row_pointers_u8,
     avx2::dequantize_u8,
+    avx2::max_pool_u8,
+    avx2::max_pool_f32,
+    avx2::average_pool_u8,
+    avx2::average_pool_f32,
+    avx2::add_u8,
 };
 
 }  // namespace skd

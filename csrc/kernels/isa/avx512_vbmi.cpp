@@ -25,11 +25,13 @@ namespace {
 #include "kernels/bodies/requantize.inl"
 #include "kernels/bodies/store_tile.inl"
 
+#include "kernels/bodies/add.inl"
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
+#include "kernels/bodies/pool.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
@@ -65,6 +67,11 @@ const KernelTable kAvx512VbmiTable = {
     avx512_vbmi::conv_dense_s8,
     avx512_vbmi::row_pointers_u8,
     avx512_vbmi::dequantize_u8,
+    avx512_vbmi::max_pool_u8,
+    avx512_vbmi::max_pool_f32,
+    avx512_vbmi::average_pool_u8,
+    avx512_vbmi::average_pool_f32,
+    avx512_vbmi::add_u8,
 };
 
 }  // namespace skd

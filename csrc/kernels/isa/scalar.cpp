@@ -21,11 +21,13 @@ namespace {
 #include "kernels/bodies/requantize.inl"
 #include "kernels/bodies/store_tile.inl"
 
+#include "kernels/bodies/add.inl"
 #include "kernels/bodies/csr_f32.inl"
 #include "kernels/bodies/dense_s8.inl"
 #include "kernels/bodies/depthwise.inl"
 #include "kernels/bodies/epilogue.inl"
 #include "kernels/bodies/float_windowed.inl"
+#include "kernels/bodies/pool.inl"
 #include "kernels/bodies/quantize.inl"
 #include "kernels/bodies/row_pointers.inl"
 #include "kernels/bodies/transpose.inl"
@@ -61,6 +63,11 @@ const KernelTable kScalarTable = {
     scalar::conv_dense_s8,
     scalar::row_pointers_u8,
     scalar::dequantize_u8,
+    scalar::max_pool_u8,
+    scalar::max_pool_f32,
+    scalar::average_pool_u8,
+    scalar::average_pool_f32,
+    scalar::add_u8,
 };
 
 }  // namespace skd

@@ -45,6 +45,12 @@ inline F16 at_least(const F16& x, const F16& lo) {
 inline F16 at_most(const F16& x, const F16& hi) {
   return {_mm256_min_ps(hi.low, x.low), _mm256_min_ps(hi.high, x.high)};
 }
+inline __m256 greater_half(__m256 a, __m256 b) {
+  return _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps(b, b, _CMP_UNORD_Q));
+}
+inline F16 greater(const F16& a, const F16& b) {
+  return {greater_half(a.low, b.low), greater_half(a.high, b.high)};
+}
 inline F16 zero_where_nan(const F16& x) {
   return {_mm256_and_ps(x.low, _mm256_cmp_ps(x.low, x.low, _CMP_ORD_Q)),
           _mm256_and_ps(x.high, _mm256_cmp_ps(x.high, x.high, _CMP_ORD_Q))};
@@ -127,6 +133,9 @@ struct Bytes {
 
 inline Bytes load_bytes(const std::uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
 inline Bytes zero_bytes() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+inline Bytes max_bytes(const Bytes& a, const Bytes& b) {
+  return {_mm256_max_epu8(a.low, b.low), _mm256_max_epu8(a.high, b.high)};
+}
 inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
   alignas(32) std::uint8_t bytes[64] = {};
   std::memcpy(bytes, p, static_cast<std::size_t>(n));

@@ -17,6 +17,9 @@ inline F16 div(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 // max and min return their second operand when either is NaN, so x goes second.
 inline F16 at_least(F16 x, F16 lo) { return _mm512_max_ps(lo, x); }
 inline F16 at_most(F16 x, F16 hi) { return _mm512_min_ps(hi, x); }
+inline F16 greater(F16 a, F16 b) {
+  return _mm512_mask_mov_ps(_mm512_max_ps(b, a), _mm512_cmp_ps_mask(b, b, _CMP_UNORD_Q), b);
+}
 inline F16 zero_where_nan(F16 x) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x);
 }
@@ -94,6 +97,7 @@ inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
   return _mm512_maskz_loadu_epi8(first_bytes(n), p);
 }
 inline Bytes zero_bytes() { return _mm512_setzero_si512(); }
+inline Bytes max_bytes(Bytes a, Bytes b) { return _mm512_max_epu8(a, b); }
 inline void store_bytes(std::uint8_t* p, Bytes x) { _mm512_storeu_si512(p, x); }
 inline void store_bytes_part(std::uint8_t* p, Bytes x, int n) {
   _mm512_mask_storeu_epi8(p, first_bytes(n), x);

@@ -59,6 +59,11 @@ inline F16 at_least(const F16& x, const F16& lo) {
 inline F16 at_most(const F16& x, const F16& hi) {
   return each<F16>([&](int i) { return x.lane[i] > hi.lane[i] ? hi.lane[i] : x.lane[i]; });
 }
+inline F16 greater(const F16& a, const F16& b) {
+  return each<F16>([&](int i) {
+    return b.lane[i] > a.lane[i] || b.lane[i] != b.lane[i] ? b.lane[i] : a.lane[i];
+  });
+}
 inline F16 zero_where_nan(const F16& x) {
   return each<F16>([&](int i) { return x.lane[i] != x.lane[i] ? 0.0f : x.lane[i]; });
 }
@@ -130,6 +135,11 @@ struct Bytes {
 };
 
 inline Bytes zero_bytes() { return {}; }
+inline Bytes max_bytes(const Bytes& a, const Bytes& b) {
+  Bytes most = a;
+  for (int i = 0; i < 64; ++i) most.byte[i] = b.byte[i] > a.byte[i] ? b.byte[i] : a.byte[i];
+  return most;
+}
 inline Bytes load_bytes_part(const std::uint8_t* p, int n) {
   Bytes x = {};
   std::memcpy(x.byte, p, static_cast<std::size_t>(n));
