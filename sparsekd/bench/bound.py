@@ -2,12 +2,12 @@
 
     bound = fixed + max(arithmetic, weights) + x + y
 
-fixed is our call of a 16 -> 16 layer; arithmetic the multiply-adds with kept weights at the
-measured rate of vpdpbusd (dense) or of vpermb and vpdpbusd in pairs (windowed); the others bytes
-over the rate of reading the measured buffer whose size is nearest, in fp32 for x and y (writing is
-taken to be as fast as reading), one byte a dense weight and two a kept windowed one. Multiplying
-can hide the weights' way; quantizing x comes before it and y after. A kernel that hid those as well
-could come out above 1.
+fixed is our call of a 16 -> 16 layer; arithmetic the multiply-adds with kept weights, and with the
+padding that their mask needs, at the measured rate of vpdpbusd (dense) or of vpermb and vpdpbusd in
+pairs (windowed); the others bytes over the rate of reading the measured buffer whose size is
+nearest, in fp32 for x and y (writing is taken to be as fast as reading), one byte a dense weight
+and two a stored windowed one. Multiplying can hide the weights' way; quantizing x comes before it
+and y after. A kernel that hid those as well could come out above 1.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Bound", "Bounds", "bound_table"]
 
-#: Family to the rate that bounds its arithmetic, and bytes of a weight that is kept.
+#: Family to the rate that bounds its arithmetic, and bytes of a stored weight.
 _FAMILIES: Mapping[str, tuple[str, int]] = {
     "dense int8": ("vpdpbusd", 1),
     "int8 n:32": ("vpermb+dot", 2),
+    "int8 any mask": ("vpermb+dot", 2),
+    "int8 any mask, snapped": ("vpermb+dot", 2),
 }
 # Buffers whose reading is timed (sparsekd.bench.rates).
 _LEVELS = (
@@ -84,11 +86,13 @@ class Bounds:
         name, bytes_of_weight = _FAMILIES[column.family]
         pairs = self.limits.rate(name)
         fixed = [e.seconds for e in self.smallest.entries if e.family == column.family]
+        # n:m masks need no padding, and their engines need not say so.
+        work = entry.work / float(entry.config.get("filled", 1.0) if bytes_of_weight > 1 else 1.0)
         rows, inputs, outputs = (int(point.case[key]) for key in ("rows", "in", "out"))
         reads = [
             self._read_s(size)
             for size in (
-                entry.work // rows * bytes_of_weight,
+                int(work) // rows * bytes_of_weight,
                 4 * rows * inputs,
                 4 * rows * outputs,
             )
@@ -96,7 +100,7 @@ class Bounds:
         if pairs is None or not fixed or None in reads:
             return None
         weights, x, y = (float(seconds or 0.0) for seconds in reads)
-        return Bound(point, entry, min(fixed) + max(entry.work / pairs, weights) + x + y)
+        return Bound(point, entry, min(fixed) + max(work / pairs, weights) + x + y)
 
     def _read_s(self, size: int) -> float | None:
         _, name = min(_LEVELS, key=lambda level: abs(math.log(level[0] / max(size, 1))))

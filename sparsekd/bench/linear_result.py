@@ -128,6 +128,10 @@ class LinearBenchResult(StudyResult):
         smallest = next(filter(_is_smallest, of), None)
         return Bounds(limits, smallest) if limits and smallest else None
 
+    def _bounded(self) -> list[Study]:
+        """The studies of int8: of the others no bound is known."""
+        return [study for study in self.studies if study.rate == "vpdpbusd"]
+
     def extra(self) -> dict[str, Any]:
         return {
             **super().extra(),
@@ -135,7 +139,8 @@ class LinearBenchResult(StudyResult):
                 {"slice": name, **bound.to_dict()}
                 for name, points in self.slices()
                 if (bounds := self.bounds(points[0].case["threads"])) is not None
-                for _, found in bounds.rows(self.studies[0], points)
+                for study in self._bounded()
+                for _, found in bounds.rows(study, points)
                 for bound in found
                 if bound is not None
             ],
@@ -149,9 +154,11 @@ class LinearBenchResult(StudyResult):
     def tables(self) -> Iterator[RenderableType]:
         yield from super().tables()
         for _, points in self.slices():
-            bounds = self.bounds(points[0].case["threads"])
-            if bounds and (table := bound_table(self.studies[0], points, bounds)) is not None:
-                yield table
+            if (bounds := self.bounds(points[0].case["threads"])) is None:
+                continue
+            for study in self._bounded():
+                if (table := bound_table(study, points, bounds)) is not None:
+                    yield table
         if lines := [line for _, line in self.fits()]:
             yield fit_table(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -100,3 +101,34 @@ def test_a_result_tells_shares_and_ratios() -> None:
     assert bound is not None
     assert told[1]["share"] == pytest.approx(bound.share)
     assert LinearBenchResult((SMALLEST, point), {}, where).extra()["bounds"] == []
+
+
+def test_padding_takes_as_much_arithmetic_as_weights() -> None:
+    point = layer(128, 1024, 1024, 4e-3, 2e-3)
+    padded = Column("int8 any mask", 0.9)
+    entries = [
+        Entry(
+            e.name,
+            e.kind,
+            True,
+            "1",
+            {"filled": 0.5},
+            None,
+            0.0,
+            e.samples,
+            padded.family,
+            0.9,
+            e.work,
+        )
+        for e in point.entries
+        if e.sparsity == 0.5
+    ]
+    half = BOUNDS.of(point, HALF)
+    smallest = replace(
+        SMALLEST,
+        entries=tuple(replace(e, family=padded.family) for e in SMALLEST.entries if e.sparsity),
+    )
+    twice = Bounds(LIMITS, smallest).of(replace(point, entries=tuple(entries)), padded)
+    assert half is not None
+    assert twice is not None
+    assert twice.seconds - half.seconds == pytest.approx(128 * 2**19 / 5e10)
