@@ -1,7 +1,7 @@
 // The end of an integer tile: its sums to memory, or the fp32 output at once, which saves a store,
 // a load and the loop of an epilogue of its own for every 16 outputs.
 
-template <int ROWS, int SLICES>
+template <bool FLOOR, int ROWS, int SLICES>
 [[gnu::always_inline]] inline void store_fp32(const I16 (&acc)[SLICES][ROWS], const StoreFp32& to,
                                               int first_row, std::int64_t column) {
   F16 scale[SLICES], bias[SLICES];
@@ -21,7 +21,7 @@ template <int ROWS, int SLICES>
 #pragma GCC unroll 4
     for (int s = 0; s < SLICES; ++s) {
       const F16 sum = add(mul(to_float(acc[s][r]), mul(factor, scale[s])), bias[s]);
-      store_f(y + kLanes * s, at_least(sum, floor));
+      store_f(y + kLanes * s, FLOOR ? at_least(sum, floor) : sum);
     }
   }
 }
@@ -60,7 +60,12 @@ template <int ROWS, int SLICES>
                                               int first_row, std::int64_t slice) {
   const StoreFp32* const store = tile.store;
   const bool ordered = store != nullptr && store->places != nullptr;
-  if (store != nullptr && !ordered) return store_fp32(acc, *store, first_row, kLanes * slice);
+  if (store != nullptr && !ordered) {
+    // The maximum takes a port that the next tile's permutes want.
+    const bool floor = store->floor != -std::numeric_limits<float>::infinity();
+    return floor ? store_fp32<true>(acc, *store, first_row, kLanes * slice)
+                 : store_fp32<false>(acc, *store, first_row, kLanes * slice);
+  }
   if (tile.requantize != nullptr) {
     return requantize_tile(acc, *tile.requantize, first_row, kLanes * slice);
   }
