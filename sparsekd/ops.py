@@ -129,19 +129,22 @@ def run_conv2d(
         # Held here: a copy must live as long as the call.
         r = r.contiguous(memory_format=torch.channels_last if r_nhwc else torch.contiguous_format)
         added = ((address_of(r), r_u8, r_nhwc, r_scale, r_zero_point),)
-    handle.forward(
-        address_of(x),
-        bytes_in,
-        nhwc,
-        tuple(x.shape),
-        y.data_ptr(),
-        out is not None,
-        nhwc_out,
-        scale,
-        zero_point,
-        torch.get_num_threads(),
-        *added,
-    )
+    try:
+        handle.forward(
+            address_of(x),
+            bytes_in,
+            nhwc,
+            tuple(x.shape),
+            y.data_ptr(),
+            out is not None,
+            nhwc_out,
+            scale,
+            zero_point,
+            torch.get_num_threads(),
+            *added,
+        )
+    except ValueError as error:
+        raise ValueError(f"sparsekd conv2d: {error}") from error
     return y
 
 

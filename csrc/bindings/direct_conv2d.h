@@ -39,6 +39,15 @@ inline bool has_strides(const ImageAxes& size, const ImageAxes& by, const ImageA
          (size.h == 1 || by.h == wanted.h) && (size.w == 1 || by.w == wanted.w);
 }
 
+// Whether the bytes of fp32 images of these sizes fit a signed index.
+inline bool fits(const ImageAxes& size) {
+  std::int64_t bytes = 4;
+  for (const std::int64_t side : {size.n, size.c, size.h, size.w}) {
+    if (__builtin_mul_overflow(bytes, side, &bytes)) return false;
+  }
+  return true;
+}
+
 template <class Conv>
 class DirectConv2d final : public DirectLayer {
  public:
@@ -62,7 +71,7 @@ class DirectConv2d final : public DirectLayer {
     if (!has_strides(size, by, strides_for(size, layout))) return {};
 
     const ImageAxes out{size.n, g.out_channels, g.out_height(size.h), g.out_width(size.w)};
-    if (out.c < 1 || out.h < 1 || out.w < 1) return {};
+    if (out.c < 1 || out.h < 1 || out.w < 1 || !fits(out)) return {};
     const ImageAxes step = strides_for(out, layout);
     const std::int64_t shape[] = {out.n, out.c, dims_ == 4 ? out.h : out.w, out.w};
     const std::int64_t strides[] = {step.n, step.c, dims_ == 4 ? step.h : step.w, step.w};

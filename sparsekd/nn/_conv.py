@@ -244,8 +244,7 @@ class _ConvNd(EngineModule):
                 "output would be empty"
             )
         batch = x.shape[0] if x.dim() == self.dims + 2 else 1
-        if direct.can_run_directly(x):
-            images.check_elements(self._where(), batch, self.out_channels, out_height, out_width)
+        images.check_elements(self._where(), batch, self.out_channels, out_height, out_width)
         return x
 
     def _geometry(self) -> backend.ConvGeometry:
@@ -281,7 +280,8 @@ class _ConvNd(EngineModule):
         spacing = cls._pair("dilation", dilation, 1)
         pads = cls._padding(padding, kernel, steps, spacing)
         geometry = backend.ConvGeometry(channels, kernel, steps, spacing, pads, groups)
-        geometry.native()  # refuses absurd sizes
+        with _errors_of(owner):
+            geometry.native()  # refuses absurd sizes
         return geometry
 
     @staticmethod
