@@ -27,10 +27,28 @@ inline void for_each_row_tile(int row_count, const Body& body) {
 }
 
 template <int SLICES, int STEPS>
-void conv_windowed_slices(const WindowedS8& weight, const TileS8& tile, std::int64_t slice) {
+inline void conv_windowed_rows(const WindowedS8& weight, const TileS8& tile, std::int64_t slice) {
   for_each_row_tile<kConvRows>(tile.row_count, [&](auto rows, int row) {
     windowed_s8_tile<decltype(rows)::value, SLICES, STEPS>(weight, tile, row, slice);
   });
+}
+
+// All tiles in one function on structs of its own, which no store of a byte can change: a tile that
+// reads the caller's again and again starts so late that the one before does not hide it.
+template <int SLICES, int STEPS>
+[[gnu::flatten]] void conv_windowed_slices(const WindowedS8& given, const TileS8& call,
+                                           std::int64_t slice) {
+  const WindowedS8 weight = given;
+  const RequantizeU8 to = *call.requantize;
+  TileS8 tile = call;
+  tile.store = nullptr;
+  tile.requantize = &to;
+  if (STEPS > 0 && call.taps == 1 && call.inputs == kWindow) {  // a tile in a straight line
+    tile.taps = 1;
+    tile.inputs = kWindow;
+    return conv_windowed_rows<SLICES, STEPS>(weight, tile, slice);
+  }
+  conv_windowed_rows<SLICES, STEPS>(weight, tile, slice);
 }
 
 // The last slices of a group, fewer than kConvSlices.
