@@ -25,8 +25,8 @@ KERNELS = ("auto", "windowed", "dense", "depthwise", "csr", "torch")
 _WINDOWED_SHARE = {
     "avx512_bf16": 0.5,
     "avx512_vbmi": 0.5,
-    "avx512_vnni": 0.1,
-    "avx512": 0.28,
+    "avx512_vnni": 0.2,
+    "avx512": 0.33,
     "avx2": 0.35,
     "scalar": 0.5,
 }

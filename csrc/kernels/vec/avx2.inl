@@ -210,7 +210,7 @@ inline I16 load_u8(const std::uint8_t* p, int n) {
 }
 
 constexpr std::int32_t kInputOffset = 128;
-constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
+constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 2, kDenseSlices = 2;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 struct Quad {
@@ -258,8 +258,8 @@ inline __m256i index_in(__m256i positions, int q) {
 }
 
 template <int FIRST, int COUNT, int ROWS>
-inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], const I16& positions,
-                                const I16& values) {
+[[gnu::always_inline]] inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS],
+                                                       const I16& positions, const I16& values) {
   I16 index[COUNT];
 #pragma GCC unroll 4
   for (int q = 0; q < COUNT; ++q) {
@@ -279,10 +279,11 @@ inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], const
   }
 }
 
+// Always inline: a call a step would keep the sums in memory.
 template <int ROWS, int>
-inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
-                            const std::uint8_t* positions, const std::int8_t* values,
-                            unsigned quarters) {
+[[gnu::always_inline]] inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
+                                                   const std::uint8_t* positions,
+                                                   const std::int8_t* values, unsigned quarters) {
   const __m256i inside = _mm256_set1_epi8(kWindow - 1);
   const I16 p = {_mm256_and_si256(load_256(positions), inside),
                  _mm256_and_si256(load_256(positions + 32), inside)};

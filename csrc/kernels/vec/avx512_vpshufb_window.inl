@@ -23,8 +23,8 @@ inline __m512i index_in(__m512i positions, int q) {
 }
 
 template <int FIRST, int COUNT, int ROWS>
-inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], __m512i positions,
-                                __m512i values) {
+[[gnu::always_inline]] inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS],
+                                                       __m512i positions, __m512i values) {
   __m512i index[COUNT];
 #pragma GCC unroll 4
   for (int q = 0; q < COUNT; ++q) index[q] = index_in(positions, FIRST + q);
@@ -39,10 +39,11 @@ inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS], __m51
   }
 }
 
+// Always inline: a call a step would keep the sums in memory.
 template <int ROWS, int>
-inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
-                            const std::uint8_t* positions, const std::int8_t* values,
-                            unsigned quarters) {
+[[gnu::always_inline]] inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
+                                                   const std::uint8_t* positions,
+                                                   const std::int8_t* values, unsigned quarters) {
   const __m512i p = _mm512_and_si512(_mm512_loadu_si512(positions), _mm512_set1_epi8(kWindow - 1));
   const __m512i v = _mm512_loadu_si512(values);
   if ((quarters & 0b1100u) == 0) {
