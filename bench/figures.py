@@ -103,7 +103,7 @@ def model_lines(result: ModelBenchResult) -> Iterator[str]:
         cells += [_named(point.best("dense fp32")), _named(point.best("dense int8"))]
         cells += [_ratio(point, mine.get(name)) for name in names]
         yield f"| {' | '.join(cells)} |"
-    yield "\nOf that, in our convolutional networks (ms):\n"
+    yield "\nWhere it goes in our convolutional networks (ms; timed apart, calls in a row):\n"
     heads = ["", "", "whole", "kernels", "fp32 edges of the layers", "torch between"]
     yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
     for model in result.models:

@@ -87,7 +87,7 @@ class ConvBenchConfig:
             )
 
     def chosen(self) -> dict[ConvLayer, list[str]]:
-        """The layers that are asked for, each with its names in the models.
+        """The layers that are asked for and that one of the formats serves, with their names.
 
         Raises:
             ValueError: an unknown model, or no layer that matches.
@@ -106,10 +106,14 @@ class ConvBenchConfig:
             layer: names
             for layer, names in found.items()
             if any(fnmatchcase(layer.title, pattern) for pattern in patterns)
+            and our_convolutions(items(self.formats), shares(self.sparsity), layer)
         }
         if not matching:
             titles = ", ".join(layer.title for layer in found)
-            raise ValueError(f"no layer matches {self.layers!r}; there are: {titles}")
+            raise ValueError(
+                f"no layer matches {self.layers!r} and has one of the formats {self.formats!r}; "
+                f"there are: {titles}"
+            )
         return matching
 
     def timing(self) -> Timing:

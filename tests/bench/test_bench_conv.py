@@ -199,8 +199,13 @@ def test_layers_can_be_chosen(definitions: str, tmp_path: Path) -> None:
         "3x3 dw 32 6x6",
         "3x3 64->64 6x6",
     ]
-    with pytest.raises(ValueError, match=r"no layer matches '9x9\*'; there are: 3x3/2 3->32 12x12"):
+    served = config_of(definitions, tmp_path, formats="dense").chosen()
+    assert "3x3 dw 32 6x6" not in [conv.title for conv in served]
+    assert len(served) == 3
+    with pytest.raises(ValueError, match=r"'9x9\*' .*there are: 3x3/2 3->32 12x12"):
         config_of(definitions, tmp_path, layers="9x9*").chosen()
+    with pytest.raises(ValueError, match="has one of the formats 'dense'"):
+        config_of(definitions, tmp_path, layers="* dw *", formats="dense").chosen()
     with pytest.raises(ValueError, match="unknown network 'vgg'; choose among tiny"):
         config_of(definitions, tmp_path, models="vgg").chosen()
 
