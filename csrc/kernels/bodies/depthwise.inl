@@ -3,11 +3,36 @@
 // product adds four taps of 16 channels. Sums and weights stand in the order that the unpacks give
 // (vec: interleave), which the packs of the output undo.
 
+// Adds the next TAPS taps, at most four, of which `rows` has the pointers of the first pixel.
+template <int TAPS, bool WHOLE, int PIXELS>
+inline void depthwise_s8_taps(I16 (&acc)[PIXELS][4], const std::uint8_t* const* rows,
+                              std::int64_t row_count, const std::int8_t* w, std::int64_t channel,
+                              int channels) {
+#pragma GCC unroll 4
+  for (int p = 0; p < PIXELS; ++p) {
+    Bytes x[kDot], mixed[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < kDot; ++i) {
+      if (i >= TAPS) {
+        x[i] = zero_bytes();
+        continue;
+      }
+      const std::uint8_t* from = rows[i * row_count + p] + channel;
+      x[i] = WHOLE ? load_bytes(from) : load_bytes_part(from, channels);
+    }
+    interleave(x, mixed);
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) dot(acc[p][q], mixed[q], load_dense(w + 64 * q));
+  }
+}
+
+// The loops over pixels are unrolled, so that the sums stay in registers: indexed by a variable
+// they would go to memory and back with every dot product.
 template <int PIXELS, bool WHOLE>
 inline void depthwise_s8_tile(const DepthwiseS8& weight, const TileS8& tile, int first_row,
                               std::int64_t block, int channels) {
   const int quads = (tile.taps + kDot - 1) / kDot;
-  const std::int64_t channel = kDepthwiseChannels * block;
+  const std::int64_t channel = kDepthwiseChannels * block, row_count = tile.row_count;
   const std::int8_t* w = weight.quads + block * quads * kDepthwiseChannels * kDot;
   I16 acc[PIXELS][4];
 #pragma GCC unroll 4
@@ -18,27 +43,19 @@ inline void depthwise_s8_tile(const DepthwiseS8& weight, const TileS8& tile, int
     for (int p = 0; p < PIXELS; ++p) acc[p][q] = start;
   }
   const std::uint8_t* const* rows = tile.rows + first_row;
+  int taps = tile.taps;
 #pragma GCC unroll 1
-  for (int tap = 0; tap < tile.taps; tap += kDot, w += kDepthwiseChannels * kDot) {
-#pragma GCC unroll 4
-    for (int p = 0; p < PIXELS; ++p) {
-      Bytes x[kDot], mixed[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < kDot; ++i) {
-        if (tap + i >= tile.taps) {
-          x[i] = zero_bytes();
-          continue;
-        }
-        const std::uint8_t* from = rows[(tap + i) * tile.row_count + p] + channel;
-        x[i] = WHOLE ? load_bytes(from) : load_bytes_part(from, channels);
-      }
-      interleave(x, mixed);
-#pragma GCC unroll 4
-      for (int q = 0; q < 4; ++q) dot(acc[p][q], mixed[q], load_dense(w + 64 * q));
-    }
+  for (; taps >= kDot; taps -= kDot) {
+    depthwise_s8_taps<kDot, WHOLE>(acc, rows, row_count, w, channel, channels);
+    rows += kDot * row_count;
+    w += kDepthwiseChannels * kDot;
   }
+  if (taps == 1) depthwise_s8_taps<1, WHOLE>(acc, rows, row_count, w, channel, channels);
+  if (taps == 2) depthwise_s8_taps<2, WHOLE>(acc, rows, row_count, w, channel, channels);
+  if (taps == 3) depthwise_s8_taps<3, WHOLE>(acc, rows, row_count, w, channel, channels);
 
   if (tile.requantize == nullptr) {
+#pragma GCC unroll 4
     for (int p = 0; p < PIXELS; ++p) {
       alignas(64) std::int32_t sums[kDepthwiseChannels];
       store_interleaved(sums, acc[p]);
