@@ -81,12 +81,11 @@ def _empty_pooled(where: str, x: Tensor, sizes: list[Any], dtype: torch.dtype) -
     height, width = sizes
     if x.shape[2] < 1 or x.shape[3] < 1 or height < 1 or width < 1:
         raise ValueError(f"{where}: input of shape {tuple(x.shape)}: the output would be empty")
-    nhwc = x.dtype is torch.uint8 or is_channels_last(x)
     return torch.empty(
         (x.shape[0], x.shape[1], height, width),
         dtype=dtype,
         device=x.device,
-        memory_format=torch.channels_last if nhwc else torch.contiguous_format,
+        memory_format=_layout_of(x),
     )
 
 
