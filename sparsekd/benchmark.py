@@ -2,8 +2,9 @@
 
 Other runtimes' worker threads spin for a while after a call and slow down whoever comes next,
 clocks ramp up, and a shared machine drifts. So engines take turns in blocks of calls, with a pause
-before each block; the first half of a block is dropped; the order rotates from round to round; and
-the result is a median with its spread, never a minimum.
+before each block; the first half of a block is dropped; the order rotates from round to round; a
+block during which the machine gave less than whole cores is measured again; and the result is a
+median with its spread, never a minimum.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsekd.environment import busy_note, environment
+from sparsekd.whole_cores import watch_cores
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,6 +45,7 @@ _FEWEST_CALLS = 4  # of a block, however long a call takes
 _COPIES = 4  # of an input that came alone: a buffer that is never changed flatters the caches
 
 Input = Tensor | tuple[Any, ...]
+Block = Callable[[], list[float]]
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ def measure(
     pause_s: float = 0.05,
     min_block_s: float = 0.005,
     max_block_s: float = math.inf,
+    guard: Callable[[Block], list[float]] | None = None,
 ) -> dict[str, Samples]:
     """Time several callables side by side.
 
@@ -124,6 +129,8 @@ def measure(
         pause_s: seconds of rest before each block.
         min_block_s: the least a block lasts, in seconds.
         max_block_s: calls so long that a block would last longer are made fewer times, at least 4.
+        guard: calls the block that it is given, pause included, and gives what that returned, the
+            last time if it calls it again (:class:`sparsekd.whole_cores.WholeCores`).
 
     Returns:
         For each name the kept samples: ``rounds * ceil(calls / 2)`` of them.
@@ -149,9 +156,9 @@ def measure(
         for turn in range(rounds):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
-                time.sleep(pause_s)
-                block = _block(engines[name], *plans[name])
-                kept[name] += block[len(block) // 2 :]
+                block = partial(_block, engines[name], *plans[name], pause_s)
+                times = guard(block) if guard else block()
+                kept[name] += times[len(times) // 2 :]
                 gc.collect(0)
     return {name: Samples(tuple(times)) for name, times in kept.items()}
 
@@ -172,7 +179,8 @@ def _plan(
     return calls, max(1, math.ceil(min_block_s / calls / fastest))
 
 
-def _block(run: Callable[[], object], calls: int, repeats: int) -> list[float]:
+def _block(run: Callable[[], object], calls: int, repeats: int, pause_s: float) -> list[float]:
+    time.sleep(pause_s)
     if isinstance(run, OwnClock):
         return [sum(run() for _ in range(repeats)) / repeats for _ in range(calls)]
     times = []
@@ -265,7 +273,9 @@ class BenchmarkTable:
         note = f"ratio: time of {self.reference} over time of the model"
         note += f"; {MARK} slower" if any(row.ratio < 1 for row in self.rows) else ""
         busy = busy_note(self.environment)
-        return f"{note}\n{busy}" if busy else note
+        disturbed = self.environment.get("disturbed_blocks")
+        lines = [note, f"{disturbed} blocks without whole cores" if disturbed else "", busy]
+        return "\n".join(line for line in lines if line)
 
     @property
     def _cells(self) -> list[tuple[str, ...]]:
@@ -348,14 +358,22 @@ def benchmark(
     settings = {"rounds": rounds, "calls": calls, "pause_s": pause_s, "min_block_s": min_block_s}
     rows = []
     with _eval_mode(models.values()), torch_threads(threads), torch.inference_mode():
+        guard = watch_cores(torch.get_num_threads())
+        before = guard.disturbed if guard else 0
         for case, rotation in cases.items():
             engines = {name: _caller(model, rotation) for name, model in models.items()}
             times = measure(
-                engines, rounds=rounds, calls=calls, pause_s=pause_s, min_block_s=min_block_s
+                engines,
+                rounds=rounds,
+                calls=calls,
+                pause_s=pause_s,
+                min_block_s=min_block_s,
+                guard=guard,
             )
             first = next(iter(times.values())).median
             rows += [BenchmarkRow(n, case, s, first / s.median) for n, s in times.items()]
         where = environment()
+        where["disturbed_blocks"] = guard.disturbed - before if guard else None
     return BenchmarkTable(tuple(rows), settings, where)
 
 

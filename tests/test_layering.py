@@ -37,10 +37,16 @@ PYTHON = {
     "image_ops": {"backend", "images", "ops"},
     "nn": {*_ENGINE, "image_ops"},
     "environment": {"backend"},
-    "benchmark": {"environment", "spec"},
+    "whole_cores": {"backend"},
+    "benchmark": {"environment", "spec", "whole_cores"},
     "doctor": {"backend", "environment"},
-    "choice": {*_ENGINE, "benchmark", "environment"},  # times modules, does not make them
-    "convert": {*_ENGINE, *_WIRING, "nn", "choice", "slots"},
+    "choice": {
+        *_ENGINE,
+        "benchmark",
+        "environment",
+        "whole_cores",
+    },  # times modules, does not make them
+    "convert": {*_ENGINE, *_WIRING, "nn", "choice", "slots", "whole_cores"},
     "comparison": set(),  # what a verification found
     "rounding": {*_DATA, "nn"},  # the bound of float layers
     "verify": {*_ENGINE, *_WIRING, "nn", "comparison", "rounding"},
@@ -70,6 +76,7 @@ LIGHT = {
     "tune",
     "verify",
     "environment",
+    "whole_cores",
 }
 HEAVY = {"jsonargparse", "matplotlib", "numpy", "pydantic", "rich", "safetensors", "tqdm"}
 

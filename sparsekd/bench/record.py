@@ -95,6 +95,8 @@ class Point:
         case: what was measured, in plain JSON types; no two points of a result have the same.
         absent: name of each engine without a time, and why it has none.
         others: cores that other processes used meanwhile, None where that is not known.
+        repeated: blocks measured again, because the machine had not given whole cores.
+        disturbed: blocks that count although it never did.
     """
 
     title: str
@@ -102,11 +104,13 @@ class Point:
     entries: tuple[Entry, ...]
     absent: Mapping[str, str] = field(default_factory=dict)
     others: float | None = None
+    repeated: int = 0
+    disturbed: int = 0
 
     @property
     def busy(self) -> bool:
         """Whether others used so much of the cores that the figures are not worth quoting."""
-        return self.others is not None and self.others > QUIET_CORES
+        return self.disturbed > 0 or (self.others is not None and self.others > QUIET_CORES)
 
     @property
     def key(self) -> str:
@@ -143,6 +147,8 @@ class Point:
             "title": self.title,
             "case": dict(self.case),
             "others": self.others,
+            "repeated": self.repeated,
+            "disturbed": self.disturbed,
             "engines": [entry.to_dict() for entry in self.entries],
             "absent": dict(self.absent),
         }
@@ -151,7 +157,8 @@ class Point:
     def from_dict(cls, read: Mapping[str, Any]) -> Point:
         """The inverse of :meth:`to_dict`."""
         entries = tuple(map(Entry.from_dict, read["engines"]))
-        return cls(read["title"], read["case"], entries, read["absent"], read["others"])
+        steady = (read.get("repeated", 0), read.get("disturbed", 0))  # older files lack them
+        return cls(read["title"], read["case"], entries, read["absent"], read["others"], *steady)
 
 
 def key_of(case: Mapping[str, Any]) -> str:

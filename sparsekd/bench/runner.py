@@ -13,6 +13,7 @@ from sparsekd.bench.interference import Interference
 from sparsekd.bench.peers import Engine, PeerMissingError
 from sparsekd.bench.record import QUIET_CORES, Entry, Kind, Point
 from sparsekd.benchmark import Samples, measure
+from sparsekd.whole_cores import watch_cores
 
 __all__ = ["Contender", "Timing", "run_point"]
 
@@ -105,7 +106,10 @@ def run_point(
             ready.append((contender, engine, error, setup_s))
         else:
             absent[contender.name] = f"not timed: its output is wrong (relative error {error:.1e})"
+    guard = watch_cores(torch.get_num_threads())
+    before = (guard.repeated, guard.disturbed) if guard else (0, 0)
     times, others = _measure({c.name: engine.run for c, engine, _, _ in ready}, timing)
+    after = (guard.repeated, guard.disturbed) if guard else (0, 0)
     entries = tuple(
         Entry(
             c.name,
@@ -123,7 +127,8 @@ def run_point(
         )
         for c, engine, error, setup_s in ready
     )
-    return Point(title, dict(case), entries, absent, others)
+    repeated, disturbed = (now - then for now, then in zip(after, before, strict=True))
+    return Point(title, dict(case), entries, absent, others, repeated, disturbed)
 
 
 def _measure(
@@ -141,6 +146,7 @@ def _measure(
                 pause_s=timing.pause_s,
                 min_block_s=timing.min_block_s,
                 max_block_s=timing.max_block_s,
+                guard=watch_cores(torch.get_num_threads()),
             )
         others = watch.cores()
         if others is None:

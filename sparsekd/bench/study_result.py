@@ -105,6 +105,8 @@ class StudyResult(BenchResult):
                 f"{BUSY} {len(busy)} of {len(self.points)} points were measured while others used "
                 "the cores: do not quote them"
             )
+        if again := sum(point.repeated for point in self.points):
+            yield f"blocks measured again because the machine gave less than whole cores: {again}"
 
     def __rich__(self) -> Rendered:
         from rich.console import Group as Rendered

@@ -25,6 +25,7 @@ from sparsekd.bench.definitions import Arguments
 from sparsekd.benchmark import measure
 from sparsekd.nn import Conv2d, EngineModule
 from sparsekd.spec import Int8
+from sparsekd.whole_cores import watch_cores
 
 __all__ = ["TimeSplit", "split_time"]
 
@@ -79,16 +80,22 @@ def split_time(
     if not any(_is_int8_convolution(layer) for layer in layers.values()):
         return None
     given = list(inputs)
-    wholes, spent, shapes = [], [], {}
-    with torch.inference_mode(), _clocks(layers) as (clock, seen):
-        for turn in range(_CALLS):
-            clock.clear()
-            start = time.perf_counter()
-            model(*given[turn % len(given)])
-            wholes.append(time.perf_counter() - start)
-            spent.append(dict(clock))
-        shapes = dict(seen)
     half = _CALLS // 2
+    with torch.inference_mode(), _clocks(layers) as (clock, seen):
+
+        def block() -> tuple[list[float], list[dict[str, float]]]:
+            wholes, spent = [], []
+            for turn in range(_CALLS):
+                clock.clear()
+                start = time.perf_counter()
+                model(*given[turn % len(given)])
+                wholes.append(time.perf_counter() - start)
+                spent.append(dict(clock))
+            return wholes, spent
+
+        guard = watch_cores(torch.get_num_threads())
+        wholes, spent = guard(block) if guard else block()
+        shapes = dict(seen)
     in_place = {name: statistics.median(call[name] for call in spent[half:]) for name in shapes}
     alone = _kernel_seconds({name: layers[name] for name in shapes}, shapes)
     return TimeSplit(
@@ -145,7 +152,7 @@ def _kernel_seconds(
         if not alike:
             runs[name] = _u8_call(layer, geometry, shapes[name])
         alike.append(name)
-    times = measure(runs, rounds=_ROUNDS)
+    times = measure(runs, rounds=_ROUNDS, guard=watch_cores(torch.get_num_threads()))
     return {name: times[alike[0]].median for alike in names.values() for name in alike}
 
 

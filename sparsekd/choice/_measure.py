@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean, median
 from typing import Any
 
@@ -32,6 +33,10 @@ _MAX_ROUNDS = 20
 _BLOCK_S = 0.02  # a block is so many seconds of runs, but
 _BLOCK_RUNS = 5  # not more than this many
 _LONG_S = 0.2  # a run of this length does not notice that the weights were changed before it
+
+
+#: Calls a block of runs, again if it has to; gives what it returned.
+Guard = Callable[[Callable[[], list[list[float]]]], list[list[float]]]
 
 
 class Switch(nn.Module):
@@ -136,6 +141,7 @@ def measure(
     *,
     seconds: float,
     progress: bool = False,
+    guard: Guard | None = None,
 ) -> dict[str, Trial]:
     """Let the options of all layers take turns until each layer is decided.
 
@@ -144,6 +150,7 @@ def measure(
         run: runs all example inputs through that model, once.
         seconds: no further round begins after that time. One round is finished in any case.
         progress: show a bar on a terminal.
+        guard: as in :func:`sparsekd.benchmark.measure`.
 
     Returns:
         a trial for every contest, by name.
@@ -157,7 +164,7 @@ def measure(
     with without_gc(), _bar(len(groups), progress) as bar:
         before = clock()
         run()
-        block = _Block.for_runs_of(clock() - before)
+        block = _Block.for_runs_of(clock() - before, guard)
         for turn in range(_MAX_ROUNDS if groups else 0):
             if turn and clock() - start > seconds:
                 break
@@ -218,12 +225,13 @@ class _Block:
 
     skip: int
     runs: int
+    guard: Guard | None
 
     @classmethod
-    def for_runs_of(cls, seconds: float) -> _Block:
+    def for_runs_of(cls, seconds: float, guard: Guard | None) -> _Block:
         """For a model whose run takes this long."""
         runs = min(_BLOCK_RUNS, max(1, math.ceil(_BLOCK_S / max(seconds, 1e-9))))
-        return cls(1 if seconds < _LONG_S else 0, runs)
+        return cls(1 if seconds < _LONG_S else 0, runs, guard)
 
     def round(self, run: Callable[[], object], groups: Sequence[_Group], turn: int) -> None:
         """One block, or more, for every option of every group."""
@@ -232,16 +240,25 @@ class _Block:
             turns = [list(group.rounds)[(turn + step) % len(group.rounds)] for group in groups]
             for group, option in zip(groups, turns, strict=True):
                 group.put(option)
-                group.take_seconds()
-            for number in range(self.skip + self.runs):
-                run()
-                for group, option, times in zip(groups, turns, taken, strict=True):
-                    spent = group.take_seconds()
-                    if number >= self.skip:
-                        times.setdefault(option, []).append(spent)
+            block = partial(self._seconds, run, groups)
+            spent = self.guard(block) if self.guard else block()
+            for option, times, seconds in zip(turns, taken, spent, strict=True):
+                times.setdefault(option, []).extend(seconds)
         for group, times in zip(groups, taken, strict=True):
             for option, seen in times.items():
                 group.rounds[option].append(median(seen))
+
+    def _seconds(self, run: Callable[[], object], groups: Sequence[_Group]) -> list[list[float]]:
+        """Of each group, a run that counts."""
+        for _ in range(self.skip):
+            run()
+        for group in groups:
+            group.take_seconds()
+        runs = []
+        for _ in range(self.runs):
+            run()
+            runs.append([group.take_seconds() for group in groups])
+        return [list(times) for times in zip(*runs, strict=True)]
 
 
 def _recorded_calls(

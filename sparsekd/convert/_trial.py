@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparsekd.choice import (
@@ -33,6 +34,7 @@ from sparsekd.convert._parts import TORCH, Part
 from sparsekd.convert._plan import Plan
 from sparsekd.convert._restore import substitute
 from sparsekd.spec import Int8
+from sparsekd.whole_cores import watch_cores
 
 __all__ = ["SECONDS", "measure_plan"]
 
@@ -94,6 +96,8 @@ def measure_plan(
             lambda: run_all(model, runs),
             seconds=seconds,
             progress=progress,
+            # A made-up clock knows of no cores.
+            guard=watch_cores(torch.get_num_threads()) if clock is time.perf_counter else None,
         )
     choices = []
     for name, part in plan.parts.items():
