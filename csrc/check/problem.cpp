@@ -142,7 +142,7 @@ void pick_linear(Random& random, Problem& p) {
   if (random.percent(40)) p.in_gap = random.in(1, 37);
   if (is_csr(p.op)) {
     limit_work(p, random.percent(10) ? 8000000 : 600000);
-  } else if (random.percent(18)) {  // work for several threads, which share slices or rows
+  } else if (random.percent(36)) {  // work for several threads, which share slices or rows
     p.threads = static_cast<int>(random.in(2, 3));
     p.rows = random.percent(50) ? random.in(1, 15) : random.in(16, 70);
     p.outputs = random.in(200, 1600);

@@ -347,6 +347,19 @@ void expect_not_finite_refused(const Problem& p, std::vector<float> dense, Rando
   expect(message.find("finite") != std::string::npos, "pack took NaN or Inf: '", message, "'");
 }
 
+// The count that every window of the weight has, where a short last window of a single tap may have
+// its own; else 0.
+template <class Format>
+int uniform_steps_of(const Stored<Format>& s) {
+  const bool apart = s.shape.taps == 1 && s.windows > 1 && s.shape.inputs % s.shape.window != 0;
+  for (std::int64_t slice = 0; slice < s.slices; ++slice) {
+    for (std::int64_t w = 0; w < s.windows - apart; ++w) {
+      if (s.steps[size(slice * s.windows + w)] != s.steps[0]) return 0;
+    }
+  }
+  return s.steps.empty() ? 0 : s.steps[0];
+}
+
 template <class Format>
 Coverage check_format(const Problem& p, GuardedMemory& memory) {
   Random random(p.seed);
@@ -356,6 +369,8 @@ Coverage check_format(const Problem& p, GuardedMemory& memory) {
   const Stored<Format> stored(weight, shape_of(p));
   expect(read(stored) == dense, "pack does not follow the drawing");
   expect(unpack(weight) == dense, "unpack(pack(w)) differs from w");
+  expect(weight.view().uniform_steps == uniform_steps_of(stored), "uniform_steps ",
+         weight.view().uniform_steps);
   for (const Side side : {Side::end, Side::start}) {
     const auto again = load(stored, side, memory);
     expect(Stored<Format>(again, shape_of(p)) == stored, "from_parts changes the parts");

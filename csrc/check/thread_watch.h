@@ -1,5 +1,5 @@
-// A copy of a table whose int8 kernels of Linear, epilogues and row pointers note the threads that
-// call them: most problems are small and run on one thread, whatever they ask for, and the run must
+// A copy of a table whose kernels of Linear, epilogues and row pointers note the threads that call
+// them: most problems are small and run on one thread, whatever they ask for, and the run must
 // tell if all did.
 #pragma once
 
@@ -28,6 +28,14 @@ class ThreadWatch {
     table_.linear_dense_s8 = [](const DenseS8& weight, const TileS8& tile) {
       note();
       inner.linear_dense_s8(weight, tile);
+    };
+    table_.linear_windowed_f32 = [](const WindowedF32& weight, const TileF32& tile) {
+      note();
+      inner.linear_windowed_f32(weight, tile);
+    };
+    table_.linear_windowed_bf16 = [](const WindowedBf16& weight, const TileBf16& tile) {
+      note();
+      inner.linear_windowed_bf16(weight, tile);
     };
     table_.row_pointers_u8 = [](const RowPointersU8& job) {
       note();

@@ -42,6 +42,7 @@ struct F32Format {
   using Word = std::uint32_t;
   using View = WindowedF32;
   static constexpr int kDot = 1;
+  static constexpr bool kShortWindowApart = true;
   static constexpr const char* kName = "fp32";
 
   static PositionPacking packing(int window) {
@@ -69,6 +70,7 @@ struct Bf16Format {
   using Word = std::uint16_t;
   using View = WindowedBf16;
   static constexpr int kDot = 2;
+  static constexpr bool kShortWindowApart = true;
   static constexpr const char* kName = "bf16";
 
   static PositionPacking packing(int window) {

@@ -27,6 +27,7 @@ struct S8Format {
   using Word = std::uint8_t;
   using View = WindowedS8;
   static constexpr int kDot = skd::kDot;
+  static constexpr bool kShortWindowApart = false;
   static constexpr const char* kName = "int8";
 
   static PositionPacking packing(int window) {

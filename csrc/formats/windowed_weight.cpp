@@ -183,9 +183,12 @@ void WindowedWeight<Format>::finish() {
   view_.steps = steps_.data();
   view_.step_ptr = step_ptr_.data();
   const std::uint8_t* first = steps_.data();
-  const std::int64_t counts = steps_.size();
-  const bool uniform =
-      counts > 0 && std::all_of(first, first + counts, [&](int n) { return n == *first; });
+  const bool apart = Format::kShortWindowApart && shape_.taps == 1 && windows_ > 1 &&
+                     shape_.inputs % shape_.window != 0;
+  bool uniform = steps_.size() > 0;
+  for (std::int64_t i = 0; i < steps_.size() && uniform; ++i) {
+    uniform = first[i] == *first || (apart && i % windows_ == windows_ - 1);
+  }
   view_.uniform_steps = uniform ? *first : 0;
   Format::derive(*this);
 }

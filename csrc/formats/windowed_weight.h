@@ -56,6 +56,8 @@ struct WindowedParts {
 //   is_valid, is_kept, is_padding       of a Value: may be stored or packed at all; is no zero; is
 //                                       the stored zero
 //   kValid, number                      what is valid in words; a Value for messages
+//   kShortWindowApart                   whether kernels read the steps of a short last window even
+//                                       where all others have the same count
 //   Derived, derive(weight)             what kernels need besides, into the weight's view
 template <class Format>
 class WindowedWeight {

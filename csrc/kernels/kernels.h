@@ -105,7 +105,8 @@ struct WindowedF32 {
   const std::int64_t* step_ptr;    // [slices + 1]
   const std::int64_t* word_ptr;    // [slices + 1] first word of a slice
   int window;                      // 16 (4 bits, 8 steps a word) or 32 (5 bits, 6 steps a word)
-  int uniform_steps;               // the count when every entry of `steps` is equal, else 0
+  int uniform_steps;               // the count when all `steps` are equal, else 0; of a single
+                                   // tap a short last window may have a count of its own
 };
 
 // A windowed bf16 weight (formats/windowed_float.h): two kept weights a lane and step, windows

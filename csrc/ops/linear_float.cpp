@@ -20,6 +20,14 @@ void accumulate(const KernelTable& table, const WindowedBf16Weight& weight, cons
   table.linear_windowed_bf16(weight.view(), tile);
 }
 
+// A step in the bytes of an int8 step that takes as long: those of int8 windows are 128 bytes, of
+// floats 72 to 86. One row takes as long as two to four would, because weights come from L2.
+constexpr std::int64_t kRowsBoundByBytes = 4;
+std::int64_t step_work(const WindowedF32Weight& weight) {
+  return weight.window() == 16 ? 128 : 160;
+}
+std::int64_t step_work(const WindowedBf16Weight&) { return 144; }
+
 // bf16 rows fill whole lines.
 std::int64_t scratch_stride_of(std::int64_t inputs) {
   return round_up(std::max<std::int64_t>(inputs, 1), 32);
@@ -58,6 +66,39 @@ struct Job {
     }
   }
 
+  FloatTile<Input> tile_of(Range rows, Range strip, const Input* const* pointers) const {
+    const int count = static_cast<int>(rows.end - rows.begin);
+    return {pointers, count, 1, inputs, strip.begin, strip.end - strip.begin, nullptr, 0};
+  }
+  const float* bias_at(std::int64_t column) const {
+    return bias == nullptr ? nullptr : bias + column;
+  }
+  float* y_at(Range rows, std::int64_t column) const {
+    return call.y + rows.begin * call.y_stride + column;
+  }
+
+  // Whole slices, from the registers of the kernel.
+  void store(Range rows, Range strip, const Input* const* pointers) const {
+    const std::int64_t column = strip.begin * kLanes;
+    const StoreSums store{bias_at(column), floor, y_at(rows, column), call.y_stride};
+    FloatTile<Input> tile = tile_of(rows, strip, pointers);
+    tile.store = &store;
+    accumulate(table, weight, tile);
+  }
+
+  // By way of `acc` [rows of a tile][kBlockSlices * kLanes].
+  void finish(Range rows, Range strip, const Input* const* pointers, float* acc) const {
+    const std::int64_t column = strip.begin * kLanes;
+    FloatTile<Input> tile = tile_of(rows, strip, pointers);
+    tile.acc = acc;
+    tile.acc_stride = kBlockSlices * kLanes;
+    accumulate(table, weight, tile);
+    table.epilogue_sums({acc, tile.acc_stride, tile.row_count,
+                         std::min(strip.end * kLanes, outputs) - column, bias_at(column),
+                         activation, y_at(rows, column), call.y_stride,
+                         places == nullptr ? nullptr : places + column});
+  }
+
   // Outputs of `block` for the rows of one tile.
   void compute(Range rows, Range block, const std::uint16_t* scratch) const {
     alignas(64) float acc[kMaxTileRows * kBlockSlices * kLanes];
@@ -65,20 +106,10 @@ struct Job {
     const int count = static_cast<int>(rows.end - rows.begin);
     for (int r = 0; r < count; ++r) pointers[r] = row(rows.begin + r, scratch);
     for_each_strip(block, [&](Range strip) {
-      const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
-      const float* const some_bias = bias == nullptr ? nullptr : bias + column;
-      float* const y = call.y + rows.begin * call.y_stride + column;
-      FloatTile<Input> tile{pointers,    count, 1,   inputs,
-                            strip.begin, some,  acc, kBlockSlices * kLanes};
-      if (simple && column + some * kLanes <= outputs) {
-        const StoreSums store{some_bias, floor, y, call.y_stride};
-        tile.store = &store;
-        return accumulate(table, weight, tile);
-      }
-      accumulate(table, weight, tile);
-      table.epilogue_sums({acc, kBlockSlices * kLanes, count,
-                           std::min(some * kLanes, outputs - column), some_bias, activation, y,
-                           call.y_stride, places == nullptr ? nullptr : places + column});
+      if (!simple) return finish(rows, strip, pointers, acc);
+      const Range whole{strip.begin, std::min(strip.end, outputs / kLanes)};
+      if (whole.begin < whole.end) store(rows, whole, pointers);
+      if (whole.end < strip.end) finish(rows, {whole.end, strip.end}, pointers, acc);
     });
   }
 
@@ -108,7 +139,10 @@ void run(const Job<Weight>& job) {
   thread_local Buffer<std::uint16_t> kept;  // scratch of one call, kept for the next one
   const std::int64_t rows = job.call.rows;
   int threads = usable_threads(job.call.threads);
-  if (!worth_threads(job.weight.bytes_per_slice() * job.slices, rows)) threads = 1;
+  // Storing an output or rounding an input takes as long as a quarter of an int8 step's lane.
+  const std::int64_t work =
+      step_work(job.weight) * job.weight.total_steps() + 32 * (job.inputs + job.outputs);
+  if (!worth_threads(work, rows, kRowsBoundByBytes)) threads = 1;
 
   const bool few_rows = copy_for_each_thread(rows, 2 * job.scratch_stride);
   if constexpr (Job<Weight>::kRounded) {
@@ -119,11 +153,10 @@ void run(const Job<Weight>& job) {
   }
   std::uint16_t* const scratch = kept.data();
 
-  const RowTiles tiles{{0, rows}, job.table.windowed_rows};
-  // Few slices: over rows, when there are tiles enough. Else over slices.
-  if (threads > 1 && job.slices < kBlockSlices * threads && tiles.count() >= threads) {
+  const std::int64_t weight_bytes = job.weight.bytes_per_slice() * job.slices;
+  if (threads > 1 && share_rows(rows, job.table.windowed_rows, threads, job.slices, weight_bytes)) {
     return parallel(threads, [&](int thread, int count) {
-      job.sweep(tiles.share_of(thread, count), {0, job.slices}, scratch, true);
+      job.sweep(part_of(rows, thread, count), {0, job.slices}, scratch, true);
     });
   }
   parallel(threads, [&](int thread, int count) {

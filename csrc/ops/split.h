@@ -20,9 +20,10 @@ inline constexpr std::int64_t kFewRows = 16;
 // other core had last cost one to three more. Two threads pay from about five microseconds of one
 // on. Few rows are bound by the bytes of the weights (45 a cycle from L2), as many as six by the
 // arithmetic (some 150 bytes of weights a cycle and row).
-inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows) {
-  constexpr std::int64_t kWorth = 2560 << 10, kBoundByBytes = 6;
-  return bytes_per_row >= kWorth / std::max(rows, kBoundByBytes);
+inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows,
+                          std::int64_t bound_by_bytes = 6) {
+  constexpr std::int64_t kWorth = 2560 << 10;
+  return bytes_per_row >= kWorth / std::max(rows, bound_by_bytes);
 }
 
 // Whether threads share rows rather than slices. Where they share slices, each output row is
@@ -54,12 +55,6 @@ struct RowTiles {
   Range operator[](std::int64_t index) const {
     const Range part = part_of(rows.end - rows.begin, index, count());
     return {rows.begin + part.begin, rows.begin + part.end};
-  }
-  // The rows of whole tiles that a thread gets.
-  Range share_of(int thread, int threads) const {
-    const Range mine = part_of(count(), thread, threads);
-    return {mine.begin == count() ? rows.end : (*this)[mine.begin].begin,
-            mine.end == count() ? rows.end : (*this)[mine.end].begin};
   }
 };
 

@@ -3,8 +3,8 @@
 // windows of the rows are loaded once and serve the steps of all slices; a step's positions and
 // values serve all rows. Each sum is one chain in the order of the steps, so its bits depend on
 // neither the tile nor its neighbours. STEPS > 0 is a compile-time step count for weights in which
-// every window has the same (n:m masks), offered where the step itself costs little enough for that
-// to matter; 0 reads the counts.
+// every whole window has the same (n:m masks), offered where the step itself costs little enough
+// for that to matter; 0 reads the counts. A short last window always reads its own.
 
 // The end of a tile: its sums to memory, or the output at once, which saves a store, a load and the
 // loop of an epilogue of its own for every 16 outputs. `slice` counts from the first of the tile.
@@ -40,64 +40,84 @@ template <class Input, int ROWS, int SLICES>
   }
 }
 
+template <class Gather, int SLICES>
+struct FloatStreams {
+  typename Gather::Positions positions[SLICES];
+  int left[SLICES];  // steps left in `positions`
+  const typename Gather::Value* values[SLICES];
+  const typename Gather::Word* words[SLICES];
+  const std::uint8_t* steps[SLICES];  // of the next window
+};
+
+// The steps of one window.
+template <class Gather, int STEPS, int ROWS, int SLICES>
+[[gnu::always_inline]] inline void window_steps(F16 (&acc)[SLICES][ROWS],
+                                                const typename Gather::Window (&x)[ROWS],
+                                                FloatStreams<Gather, SLICES>& at) {
+  constexpr int kPerWord = Gather::kPacking.per_word;
+  constexpr int kEntries = kLanes * Gather::kDot;              // of a step and of a word
+  constexpr bool kWhole = STEPS > 0 && kPerWord % STEPS == 0;  // no word ends inside a window
+#pragma GCC unroll 4
+  for (int s = 0; s < SLICES; ++s) {
+    const int count = STEPS > 0 ? STEPS : *at.steps[s]++;
+#pragma GCC unroll 16
+    for (int step = 0; step < count; ++step) {
+      if ((!kWhole || step == 0) && at.left[s] == 0) {
+        at.positions[s] = Gather::load_positions(at.words[s]);
+        at.words[s] += kEntries;
+        at.left[s] = kPerWord;
+      }
+      Gather::template accumulate_step<ROWS>(acc[s], x, at.positions[s], at.values[s]);
+      at.positions[s] = Gather::next_step(at.positions[s]);
+      at.values[s] += kEntries;
+      if (!kWhole) --at.left[s];
+    }
+    if (kWhole) at.left[s] -= STEPS;
+  }
+}
+
 template <class Gather, int ROWS, int SLICES, int STEPS>
 inline void windowed_float_tile(const typename Gather::Weight& weight,
                                 const FloatTile<typename Gather::Input>& tile, int first_row,
                                 std::int64_t slice) {
-  constexpr int kWidth = Gather::kPacking.window, kPerWord = Gather::kPacking.per_word;
-  constexpr int kEntries = kLanes * Gather::kDot;              // of a step and of a word
-  constexpr bool kWhole = STEPS > 0 && kPerWord % STEPS == 0;  // no word ends inside a window
-  const std::int64_t windows = tile.taps * ((tile.inputs + kWidth - 1) / kWidth);
+  constexpr int kWidth = Gather::kPacking.window;
+  constexpr int kEntries = kLanes * Gather::kDot;
+  const std::int64_t whole = tile.inputs / kWidth;
+  const int rest = static_cast<int>(tile.inputs % kWidth);
+  const std::int64_t windows = tile.taps * (whole + (rest > 0));
   F16 acc[SLICES][ROWS];
-  typename Gather::Positions positions[SLICES];
-  const typename Gather::Value* values[SLICES];
-  const typename Gather::Word* words[SLICES];
-  const std::uint8_t* steps[SLICES];
-  int left[SLICES];  // steps left in `positions`
+  FloatStreams<Gather, SLICES> at;
 #pragma GCC unroll 4
   for (int s = 0; s < SLICES; ++s) {
     const std::int64_t index = tile.first_slice + slice + s;
-    values[s] = weight.values + weight.step_ptr[index] * kEntries;
-    words[s] = weight.positions + weight.word_ptr[index] * kEntries;
-    steps[s] = weight.steps + index * windows;
-    left[s] = 0;
+    at.values[s] = weight.values + weight.step_ptr[index] * kEntries;
+    at.words[s] = weight.positions + weight.word_ptr[index] * kEntries;
+    at.steps[s] = weight.steps + index * windows;
+    at.left[s] = 0;
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) acc[s][r] = set_f(0.0f);
   }
 
-  alignas(64) typename Gather::Input spare[ROWS][kWidth];
   for (int tap = 0; tap < tile.taps; ++tap) {
     const typename Gather::Input* const* rows = tile.rows + tap * tile.row_count + first_row;
+    typename Gather::Window x[ROWS];
 #pragma GCC unroll 1
-    for (std::int64_t base = 0; base < tile.inputs; base += kWidth) {
-      const std::int64_t rest = tile.inputs - base;
-      typename Gather::Window x[ROWS];
-      if (rest >= kWidth) {
+    for (std::int64_t base = 0; base < whole * kWidth; base += kWidth) {
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) x[r] = Gather::load(rows[r] + base);
-      } else {
-        const int length = static_cast<int>(rest);
-#pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) x[r] = Gather::load_part(rows[r] + base, length, spare[r]);
-      }
-#pragma GCC unroll 4
-      for (int s = 0; s < SLICES; ++s) {
-        const int count = STEPS > 0 ? STEPS : *steps[s]++;
-#pragma GCC unroll 16
-        for (int step = 0; step < count; ++step) {
-          if ((!kWhole || step == 0) && left[s] == 0) {
-            positions[s] = Gather::load_positions(words[s]);
-            words[s] += kEntries;
-            left[s] = kPerWord;
-          }
-          Gather::template accumulate_step<ROWS>(acc[s], x, positions[s], values[s]);
-          positions[s] = Gather::next_step(positions[s]);
-          values[s] += kEntries;
-          if (!kWhole) --left[s];
-        }
-        if (kWhole) left[s] -= STEPS;
-      }
+      for (int r = 0; r < ROWS; ++r) x[r] = Gather::load(rows[r] + base);
+      window_steps<Gather, STEPS>(acc, x, at);
     }
+    if (rest == 0) continue;
+    alignas(64) typename Gather::Input spare[ROWS][kWidth];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) {
+      x[r] = Gather::load_part(rows[r] + whole * kWidth, rest, spare[r]);
+    }
+    if (STEPS > 0) {
+#pragma GCC unroll 4
+      for (int s = 0; s < SLICES; ++s) at.steps[s] += whole;
+    }
+    window_steps<Gather, 0>(acc, x, at);
   }
 
   store_sums(acc, tile, first_row, slice);
