@@ -285,6 +285,15 @@ class Conv2dS8(_Conv2d):
         input_zero_point: int,
         activation: str,
     ) -> Conv2dS8: ...
+    def seconds_u8(
+        self,
+        x: int,
+        shape: tuple[int, int, int, int],
+        y: int,
+        y_scale: float,
+        y_zero_point: int,
+        threads: int,
+    ) -> float: ...
 
 class Conv2dFloat(_Conv2d):
     @staticmethod

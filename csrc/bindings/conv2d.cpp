@@ -1,6 +1,7 @@
 // Python's view of the convolutions: pack and unpack with taps and groups, and handles that run.
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -97,6 +98,7 @@ WindowedShape shape_of(const ConvGeometry& g, int window) {
 
 // Address of the residual (0: none), whether it is u8 and NHWC, its scale and zero point.
 using Residual = std::tuple<std::uintptr_t, bool, bool, float, std::int32_t>;
+constexpr Residual kNoResidual{0, false, true, 1.0f, 0};
 
 ConvResidual residual_at(const Residual& residual) {
   const auto [address, u8, nhwc, scale, zero_point] = residual;
@@ -106,11 +108,12 @@ ConvResidual residual_at(const Residual& residual) {
           scale, zero_point};
 }
 
-// Addresses of contiguous tensors; a dtype is u8 where its flag says so, else fp32.
-template <class Conv>
-void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
-             std::uintptr_t y, bool y_u8, bool y_nhwc, float y_scale, std::int32_t y_zero_point,
-             int threads, const Residual& residual) {
+// Calls run(input, output) on contiguous tensors given by address; a dtype is u8 where its flag
+// says so, else fp32.
+template <class Conv, class Run>
+auto on_tensors(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
+                std::uintptr_t y, bool y_u8, bool y_nhwc, float y_scale, std::int32_t y_zero_point,
+                const Residual& residual, const Run& run) {
   const auto [batch, channels, height, width] = shape;
   require(channels == conv.geometry().in_channels, "input of ", channels, " channels, expected ",
           conv.geometry().in_channels);
@@ -131,7 +134,28 @@ void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four sh
                           y_scale,
                           y_zero_point,
                           residual_at(residual)};
-  conv.forward(input, output, threads);
+  return run(input, output);
+}
+
+template <class Conv>
+void forward(const Conv& conv, std::uintptr_t x, bool x_u8, bool x_nhwc, Four shape,
+             std::uintptr_t y, bool y_u8, bool y_nhwc, float y_scale, std::int32_t y_zero_point,
+             int threads, const Residual& residual) {
+  on_tensors(conv, x, x_u8, x_nhwc, shape, y, y_u8, y_nhwc, y_scale, y_zero_point, residual,
+             [&](const ConvInput& from, const ConvOutput& to) { conv.forward(from, to, threads); });
+}
+
+// The same from u8 NHWC to u8 NHWC; returns the seconds that the layer itself took, without the
+// microsecond of the way here from Python.
+double seconds_u8(const Conv2dS8& conv, std::uintptr_t x, Four shape, std::uintptr_t y,
+                  float y_scale, std::int32_t y_zero_point, int threads) {
+  using Clock = std::chrono::steady_clock;
+  return on_tensors(conv, x, true, true, shape, y, true, true, y_scale, y_zero_point, kNoResidual,
+                    [&](const ConvInput& from, const ConvOutput& to) {
+                      const Clock::time_point start = Clock::now();
+                      conv.forward(from, to, threads);
+                      return std::chrono::duration<double>(Clock::now() - start).count();
+                    });
 }
 
 }  // namespace
@@ -186,8 +210,9 @@ void bind_conv2d(py::module_& m) {
           "values"_a, "geometry"_a, "scale"_a, "bias"_a, "input_scale"_a, "input_zero_point"_a,
           "activation"_a)
       .def("forward", &forward<Conv2dS8>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a, "y_u8"_a,
-           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a,
-           "residual"_a = Residual{0, false, true, 1.0f, 0})
+           "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a, "residual"_a = kNoResidual)
+      .def("seconds_u8", &seconds_u8, "x"_a, "shape"_a, "y"_a, "y_scale"_a, "y_zero_point"_a,
+           "threads"_a)
       .def("direct", &direct_conv2d<Conv2dS8>, "torch"_a, "tensors"_a, "dims"_a);
 
   py::class_<Conv2dFloat>(m, "Conv2dFloat")
@@ -226,7 +251,7 @@ void bind_conv2d(py::module_& m) {
           "values"_a, "geometry"_a, "bias"_a, "activation"_a)
       .def("forward", &forward<Conv2dFloat>, "x"_a, "x_u8"_a, "x_nhwc"_a, "shape"_a, "y"_a,
            "y_u8"_a, "y_nhwc"_a, "y_scale"_a, "y_zero_point"_a, "threads"_a,
-           "residual"_a = Residual{0, false, true, 1.0f, 0})
+           "residual"_a = kNoResidual)
       .def("direct", &direct_conv2d<Conv2dFloat>, "torch"_a, "tensors"_a, "dims"_a);
 }
 

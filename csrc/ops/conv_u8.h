@@ -17,17 +17,20 @@ namespace skd {
 struct ThreadGrid {
   int rows, columns;
 };
-// The grid whose busiest thread has least to do. Of equals the one that cuts `long_rows` or
-// columns.
-inline ThreadGrid grid_of(int threads, std::int64_t row_parts, std::int64_t column_parts,
+// The grid whose busiest thread computes the fewest slices of pixels; of equals the one that cuts
+// the pixels, or the columns.
+inline ThreadGrid grid_of(int threads, std::int64_t pixels, const SlicedOutputs& outputs,
                           bool cut_columns) {
+  // Columns are cut between blocks of 64 outputs, the first threads getting the most.
+  const auto slices_of = [&](int columns) {
+    return outputs.first_slice(part_of(outputs.blocks(), 0, columns).end);
+  };
   ThreadGrid best{threads, 1};
   std::int64_t least = -1;
   for (int i = 1; i <= threads; ++i) {
     const int columns = cut_columns ? threads + 1 - i : i;
     if (threads % columns != 0) continue;
-    const std::int64_t work =
-        ceil_div(row_parts, threads / columns) * ceil_div(column_parts, columns);
+    const std::int64_t work = ceil_div(pixels, threads / columns) * slices_of(columns);
     if (least < 0 || work < least) {
       least = work;
       best = {threads / columns, columns};
@@ -43,7 +46,7 @@ struct ConvU8Call {
   std::int64_t group_inputs;  // bytes of a tap that an output reads
   std::int32_t zero_point;
   std::int64_t pixels;        // output pixels of all images
-  int tile_rows;              // of the kernel: work is split in multiples of it
+  int tile_rows;              // of the kernel: chunks are multiples of it
   std::int64_t weight_bytes;  // of all slices
   RowPointersU8 rows;         // sizes; no images and no run of pixels yet
   RequantizeU8 output;        // of the first pixel and slice; columns not set
@@ -64,11 +67,10 @@ struct ConvU8Call {
   template <class Kernel>
   void run(const std::uint8_t* images, const Kernel& kernel, const std::uint8_t** pointers,
            std::uint8_t* patches, int thread, int threads) const {
-    const std::int64_t blocks = outputs.blocks();
     const bool cut_columns = weight_bytes > rows.height * rows.width * rows.channels;
-    const ThreadGrid grid = grid_of(threads, ceil_div(pixels, tile_rows), blocks, cut_columns);
+    const ThreadGrid grid = grid_of(threads, pixels, outputs, cut_columns);
     const Range mine = part_of(pixels, thread / grid.columns, grid.rows);
-    const Range some = part_of(blocks, thread % grid.columns, grid.columns);
+    const Range some = part_of(outputs.blocks(), thread % grid.columns, grid.columns);
     const Range slices{outputs.first_slice(some.begin), outputs.first_slice(some.end)};
     const std::int64_t chunks = ceil_div(mine.end - mine.begin, chunk());
     for (std::int64_t i = 0; i < chunks; ++i) {

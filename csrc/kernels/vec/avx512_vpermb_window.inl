@@ -33,7 +33,7 @@ inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
                             const std::uint8_t* positions, const std::int8_t* values, unsigned) {
   const __m512i p = _mm512_loadu_si512(positions);
   const __m512i v = _mm512_loadu_si512(values);
-  constexpr int kFours = STEPS == 1 || STEPS == 2 ? 0 : ROWS / 4 * 4;
+  constexpr int kFours = STEPS == 1 || (STEPS == 2 && ROWS > kConvRows) ? 0 : ROWS / 4 * 4;
 #pragma GCC unroll 2
   for (int r = 0; r < kFours; r += 4) accumulate_four(acc + r, x + r, p, v);
 #pragma GCC unroll 8
