@@ -264,7 +264,8 @@ void Conv2dS8::forward(const ConvInput& x, const ConvOutput& y, int threads,
                           kernels.rows_to_u8(),
                           parts.bytes(),
                           row_pointers,
-                          requantization(y)};
+                          requantization(y),
+                          std::is_same_v<std::decay_t<decltype(w)>, DepthwiseS8Weight>};
           const std::int64_t count = call.pointer_count();
           const std::uint8_t** pointers = scratch.at_least(scratch.pointers, count * team);
           const std::int64_t size = call.patch_size();

@@ -50,6 +50,7 @@ struct ConvU8Call {
   std::int64_t weight_bytes;  // of all slices
   RowPointersU8 rows;         // sizes; no images and no run of pixels yet
   RequantizeU8 output;        // of the first pixel and slice; columns not set
+  bool streams;               // so little work a byte that input is waited for (depthwise)
 
   // Output pixels that are handled at once: their row pointers and their input stay in L1, while
   // there are enough of them for every weight that they bring there.
@@ -72,15 +73,47 @@ struct ConvU8Call {
     const Range mine = part_of(pixels, thread / grid.columns, grid.rows);
     const Range some = part_of(outputs.blocks(), thread % grid.columns, grid.columns);
     const Range slices{outputs.first_slice(some.begin), outputs.first_slice(some.end)};
-    const std::int64_t chunks = ceil_div(mine.end - mine.begin, chunk());
+    const bool ahead = streams && (mine.end - mine.begin) * bytes_per_pixel() > kCached;
+    const std::int64_t most = ahead ? std::min(chunk(), kAheadPixels) : chunk();
+    const std::int64_t chunks = ceil_div(mine.end - mine.begin, most);
     for (std::int64_t i = 0; i < chunks; ++i) {
-      const Range part = part_of(mine.end - mine.begin, i, chunks);
-      compute(images, kernel, pointers, patches, {mine.begin + part.begin, mine.begin + part.end},
-              slices);
+      const Range share = part_of(mine.end - mine.begin, i, chunks);
+      const Range part{mine.begin + share.begin, mine.begin + share.end};
+      if (ahead) prefetch(images, part, mine.end);
+      compute(images, kernel, pointers, patches, part, slices);
     }
   }
 
  private:
+  // Input that comes from beyond L2 is asked for so far before its use, as many pixels at a time.
+  static constexpr std::int64_t kCached = 256 << 10, kAheadBytes = 2048, kAheadPixels = 16;
+
+  // Of the input, for each output pixel.
+  double bytes_per_pixel() const {
+    const auto area = [](std::int64_t h, std::int64_t w) { return static_cast<double>(h) * w; };
+    return area(rows.height, rows.width) * rows.channels / area(rows.out_height, rows.out_width);
+  }
+
+  // Asks for the lines of input that the output pixels of `part` are the first to need. Both grow
+  // in step: where pixel i stands at byte i * bytes_per_pixel, its last row stands kernel_h - 1
+  // rows further. Nothing past what the pixels up to `last` need is asked for. Inlined, because gcc
+  // takes a function of nothing but prefetches for one without effects and drops its calls.
+  [[gnu::always_inline]] void prefetch(const std::uint8_t* images, Range part,
+                                       std::int64_t last) const {
+    constexpr std::int64_t kLine = 64;
+    const double row = static_cast<double>(rows.width) * rows.channels;
+    const double reach = ((rows.kernel_h - 1.0) * rows.dilation_h - rows.pad_top + 1) * row;
+    const double all = bytes_per_pixel() * pixels;
+    const auto needed = [&](std::int64_t pixel, std::int64_t more) {
+      const double at = bytes_per_pixel() * pixel + std::max(0.0, reach) + more;
+      return static_cast<std::int64_t>(std::min(at, all)) / kLine * kLine;
+    };
+    const std::int64_t end = std::min(needed(part.end, kAheadBytes), needed(last, 0));
+    for (std::int64_t at = needed(part.begin, kAheadBytes); at < end; at += kLine) {
+      __builtin_prefetch(images + at);
+    }
+  }
+
   bool has_patches() const { return geometry.rows && geometry.pad_left + geometry.pad_right > 0; }
 
   template <class Kernel>

@@ -144,6 +144,36 @@ def test_threads_and_batch_do_not_change_bits(kernel: str) -> None:
     assert torch.equal(results[0], torch.cat([layer(part) for part in x.split([1, 3, 1])]))
 
 
+@pytest.mark.parametrize(("size", "stride"), [(28, 1), (56, 2)])
+@torch.inference_mode()
+def test_depthwise_images_beyond_the_cache(size: int, stride: int) -> None:
+    """A batch whose input is asked for ahead, in short runs of pixels, and its images alone."""
+    torch.manual_seed(size)
+    depthwise = nn.Conv2d(144, 144, 3, stride, 1, groups=144)
+    layer = Conv2d.from_float(depthwise, scheme=Int8(), kernel="depthwise")
+    buffers = dict(layer._buffers)
+    buffers["input_scale"] = torch.tensor(0.02)
+    buffers["input_zero_point"] = torch.tensor(77, dtype=torch.int32)
+    arguments = (*buffers.values(), *ops.conv2d_arguments(layer._settings))
+    op = ops.conv2d_op(layer._format)
+    u = torch.randint(0, 256, (9, 144, size, size), dtype=torch.uint8)
+    u = u.contiguous(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = [op(image, *arguments, 0.03, 130) for image in u.split(1)]
+        floats = [op(image, *arguments) for image in u.split(1)]  # through fp32 instead
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(op(u, *arguments, 0.03, 130), torch.cat(alone))
+    finally:
+        torch.set_num_threads(before)
+    out_scale, out_zero_point = torch.tensor(0.03), torch.tensor(130, dtype=torch.int32)
+    y = numerics.quantize_affine(torch.cat(floats), out_scale, out_zero_point)
+    assert torch.equal(torch.cat(alone).float(), y)
+    assert len(y.unique()) > 100
+
+
 def test_u8_on_both_sides() -> None:
     """Chained layers: the bytes of one are the input of the next, as numerics defines them."""
     first = Conv2d.from_float(conv(kernel_size=3, padding=1), scheme=Int8(), kernel="windowed")
