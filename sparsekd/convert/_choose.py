@@ -6,8 +6,6 @@ use; docs/kernels.md has the figures behind them.
 
 from __future__ import annotations
 
-from torch import nn
-
 from sparsekd import backend
 from sparsekd.choice import Option
 from sparsekd.convert._kinds import is_depthwise, is_pointwise
@@ -72,10 +70,6 @@ def choose(part: Part) -> tuple[Option, str]:
 def _int8(part: Part) -> tuple[Option, str]:
     if is_depthwise(part.layer):
         return Option("depthwise"), "every channel is a group of its own (not measured)"
-    channels = part.shape[2]
-    if isinstance(part.layer, nn.Conv2d | nn.Conv1d) and channels < 4:
-        reason = f"{channels} channels of a group do not fill one group of inputs (not measured)"
-        return Option("dense"), reason
     isa = backend.isa()
     most = _WINDOWED_SHARE[isa]
     if part.kept > most:  # then its windowed form can not be small enough either

@@ -11,9 +11,11 @@ import torch
 from convert_models import SmallCNN, mask_, small_cnn
 from torch import nn
 
+from sparsekd import backend
 from sparsekd.convert import FoldedNorm, convert, to_float
 from sparsekd.flow import FoldedBatchNorm
 from sparsekd.nn import Conv1d, Conv2d, EngineModule, Linear
+from sparsekd.prune import prune_
 from sparsekd.quantize import FakeQuantConv2d, calibrate, prepare_
 from sparsekd.spec import NM, Bf16, Fp32, Int8, Unstructured
 from sparsekd.verify import verify
@@ -46,6 +48,38 @@ def test_a_small_network_converts_and_verifies(scheme, layout):
     assert rows["pool"].reason == "no engine kernel for AdaptiveAvgPool2d"
     inner = converted.stem[:1](x)
     assert inner.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pattern", "kernel", "reason"),
+    [
+        # 3 x 7 inputs of a row fill 6 dense steps and, 1 in 3 kept, 2 windowed ones.
+        ((3, 64, 7, 2, 3), NM(8, 32), "windowed", "packs into 33.3% of dense's groups"),
+        ((3, 32, 3, 2, 1), NM(8, 32), "windowed", "packs into 33.3% of dense's groups"),
+        ((3, 32, 3, 2, 1), None, "dense", "100% of the weights kept, too many for windowed on"),
+        # A mask of one channel keeps everything: each tap is a group of its own.
+        ((1, 32, 3, 1, 1), NM(8, 32), "dense", "100% of the weights kept, too many for windowed"),
+        # Three weights of a row fill one dense step, which is one of windowed too.
+        ((1, 32, 3, 1, 1), Unstructured(0.6), "dense", "windowed packs into 100.0% of dense's"),
+    ],
+)
+def test_stems_by_the_rule_of_thumb(sizes, pattern, kernel, reason):
+    """Of few channels as of many: the steps that windowed takes over those of dense."""
+    torch.manual_seed(0)
+    before, isa = backend.isa(), "avx512_vbmi"
+    if isa not in backend.available_isas():
+        isa = "scalar"  # of the same share
+    model = nn.Sequential(nn.Conv2d(*sizes)).eval()
+    if pattern is not None:
+        prune_(model[0], pattern)
+    try:
+        backend.set_isa(isa)
+        row = convert(model, scheme="int8").sparsekd_report["0"]
+    finally:
+        backend.set_isa(before)
+    assert row.kernel == kernel
+    assert row.reason.startswith(reason)
+    assert row.reason.endswith("(not measured)")
 
 
 @pytest.mark.parametrize("activations", ["dynamic", "static"])
@@ -154,7 +188,7 @@ def test_every_kernel_serves_its_layers_and_is_refused_by_name_for_others(conv, 
         (nn.Conv2d(64, 32, 3), NM(20, 32), "int8", "dense"),
         (nn.Conv2d(64, 32, 3), Unstructured(0.55), "int8", "dense"),
         (nn.Conv2d(64, 64, 3, groups=2), NM(8, 32), "int8", "windowed"),
-        (nn.Conv2d(3, 32, 7), Unstructured(0.98), "int8", "dense"),
+        (nn.Conv2d(3, 32, 7), Unstructured(0.98), "int8", "windowed"),
         (nn.Conv1d(32, 32, 3, groups=32), Unstructured(0.5), "int8", "depthwise"),
         (nn.Linear(256, 32), Unstructured(0.96), "fp32", "csr"),
         (nn.Conv2d(64, 32, 1), Unstructured(0.96), "fp32", "csr"),
