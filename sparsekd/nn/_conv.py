@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -170,7 +170,7 @@ class _ConvNd(EngineModule):
         layer = self._fill_float(layer, self.weight_dequantized())
         return layer.to(memory_format=torch.channels_last) if self.channels_last else layer
 
-    def _fresh(self: _Conv, scheme: Scheme, kernel: str) -> _Conv:
+    def _fresh(self: _Conv, scheme: Scheme, kernel: str, geometry: str | None = None) -> _Conv:
         twin = type(self)(
             self.in_channels,
             self.out_channels,
@@ -183,9 +183,29 @@ class _ConvNd(EngineModule):
             scheme=scheme,
             kernel=kernel,
             activation=self.activation,
+            geometry=geometry,
         )
         twin.channels_last = self.channels_last
         return twin
+
+    def _set_state(self, tensors: Mapping[str, Tensor | None], name: str) -> None:
+        """A weight that is cut along the other geometry is cut again, into the same integers.
+
+        The two can not be mistaken: they have other numbers of windows or dense steps.
+        """
+        try:
+            super()._set_state(tensors, name)
+        except ValueError as refused:
+            try:
+                other = "pixels" if self.geometry == "rows" else "rows"
+                twin = self._fresh(self.scheme, self.kernel, other)
+                twin.set_packed(tensors)
+            except ValueError:  # not of that geometry either: what the own one says is the error
+                raise refused from None
+            # An order of outputs belongs to the weight that it came with.
+            unordered = dict.fromkeys(self._format.optional)
+            weight = self._pack(twin.packed_weight())
+            self.set_packed({**tensors, **unordered, **weight}, name=name)
 
     def extra_repr(self) -> str:
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]

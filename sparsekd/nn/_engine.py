@@ -337,9 +337,13 @@ class EngineModule(nn.Module):
         given: dict[str, Tensor | None] = dict.fromkeys(self._buffers)
         given.update((key, state_dict[prefix + key]) for key in wanted)
         try:
-            self.set_packed(given, name=prefix[:-1])
+            self._set_state(given, prefix[:-1])
         except ValueError as error:
             error_msgs.append(str(error))
+
+    def _set_state(self, tensors: Mapping[str, Tensor | None], name: str) -> None:
+        """set_packed for the tensors of a state_dict, which may be of an older layer."""
+        self.set_packed(tensors, name=name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, nn.Parameter):

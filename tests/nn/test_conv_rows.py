@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from sparsekd import backend, ops
 from sparsekd.nn import Conv1d, Conv2d
+from sparsekd.prune import prune_
 from sparsekd.spec import NM, Bf16, Fp32, Int8, Scheme, Unstructured
 
 KINDS: list[tuple[Scheme, str]] = [
@@ -187,10 +190,45 @@ def test_conv1d_and_state() -> None:
     twin = Conv1d(3, 18, 5, padding=2)
     twin.load_state_dict(layer.state_dict())
     assert torch.equal(twin(x), layer(x))
-    pixels = Conv1d(3, 18, 5, padding=2, geometry="pixels")
-    with pytest.raises(RuntimeError, match="steps"):
-        pixels.load_state_dict(layer.state_dict())
     assert torch.equal(layer.repacked("dense")(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "kernel"),
+    [(Int8(), "windowed"), (Int8(), "dense"), (Fp32(16), "windowed"), (Bf16(), "windowed")],
+    ids=str,
+)
+@pytest.mark.parametrize("stored", ["pixels", "rows"])
+@torch.inference_mode()
+def test_state_of_the_other_geometry(scheme: Scheme, kernel: str, stored: str) -> None:
+    """Layers that were packed along pixels load into those that pick rows, and the other way."""
+    torch.manual_seed(1)
+    own = "rows" if stored == "pixels" else "pixels"
+    conv = nn.Conv2d(3, 70, 5, stride=2, padding=2)
+    prune_(conv, NM(8, 32))
+    sizes: dict[str, Any] = {"stride": 2, "padding": 2, "scheme": scheme, "kernel": kernel}
+    old = Conv2d(3, 70, 5, geometry=stored, **sizes)
+    old.fill_from(conv)
+    layer = Conv2d(3, 70, 5, geometry=own, **sizes)
+    layer.load_state_dict(old.state_dict())
+    assert (old.geometry, layer.geometry) == (stored, own)
+    assert torch.equal(layer.packed_weight(), old.packed_weight())
+    packed = Conv2d(3, 70, 5, geometry=own, **sizes)
+    packed.fill_from(conv)
+    state = packed.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in layer.state_dict().items())
+    x = torch.randn(2, 3, 11, 13)
+    torch.testing.assert_close(layer(x), old(x), rtol=1e-5, atol=1e-5)
+    if isinstance(scheme, Int8):
+        assert torch.equal(layer(x), old(x))
+
+
+def test_state_of_no_geometry_names_the_own_one() -> None:
+    layer, before = Conv2d(3, 16, 3), Conv2d(3, 16, 3).state_dict()
+    other = Conv2d(3, 16, 5).state_dict()
+    with pytest.raises(RuntimeError, match=r"steps: shape .* expected \(1, 3\)"):
+        layer.load_state_dict(other)
+    assert all(torch.equal(before[key], value) for key, value in layer.state_dict().items())
 
 
 @pytest.mark.parametrize(
