@@ -171,6 +171,28 @@ def test_conv_scratch(
     assert allocated == output
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("kind", ["max", "average", "global"])
+@pytest.mark.parametrize("channels", [3, 16, 70])
+@torch.inference_mode()
+def test_pool_scratch(channels: int, kind: str, layout: torch.memory_format, threads: int) -> None:
+    """fp32 NCHW: 16 planes of the input and of the output a thread. Else nothing."""
+    pools: dict[str, Callable[[Tensor], Tensor]] = {
+        "max": lambda x: torch.ops.sparsekd.max_pool2d(x, 3, 2, 1, 1, False),
+        "average": lambda x: torch.ops.sparsekd.avg_pool2d(x, 2, 2, 0, False, True, None),
+        "global": torch.ops.sparsekd.global_avg_pool,
+    }
+    x = torch.rand(3, channels, 30, 26).to(memory_format=layout)
+    y, scratch = pools[kind](x), scratch_of(lambda: pools[kind](x))
+    planes = x[0, 0].numel() + y[0, 0].numel()
+    turned = layout is torch.contiguous_format
+    assert scratch <= (threads * 16 * planes * 4 if turned else 0)
+    if turned:
+        assert scratch >= min(16, channels) * planes * 4, "the counter misses the planes"
+    allocated, output = torch_bytes(lambda: pools[kind](x))
+    assert allocated == output
+
+
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_packed_int8(n: int, bias: bool) -> None:
