@@ -33,7 +33,7 @@ def prefer(monkeypatch):
     def set_up(*kernels: str) -> dict[str, list[str]]:
         offered: dict[str, list[str]] = {}
 
-        def measure(contests, run, *, seconds, progress):
+        def measure(contests, run, *, seconds, progress, guard):
             for contest in contests:
                 for switch in contest.switches:
                     for option in contest.options:
