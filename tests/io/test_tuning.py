@@ -95,6 +95,19 @@ def test_on_another_machine_choices_are_measured_again_on_example_inputs(tuned):
     assert torch.equal(loaded(x), fast(x))
 
 
+def test_on_another_instruction_set_choices_are_measured_again(tuned):
+    fast, x, path = tuned
+    backend.set_isa("scalar")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loaded = load(path, architecture(), example_inputs=x)
+    tuning = loaded.sparsekd_report.tuning
+    assert tuning.machine.isa == "scalar" != fast.sparsekd_report.tuning.machine.isa
+    assert tuning["0"].figures != fast.sparsekd_report.tuning["0"].figures
+    assert loaded[0].kernel == tuning["0"].kernel
+    assert torch.equal(loaded(x), fast(x))
+
+
 @pytest.mark.parametrize("change", ["threads", "isa"])
 def test_other_threads_or_instructions_are_another_machine(tuned, change):
     _, _, path = tuned

@@ -35,7 +35,7 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
       Window x[ROWS];
       if (rest >= kWindow) {
 #pragma GCC unroll 8
-        for (int r = 0; r < ROWS; ++r) x[r] = load_window(rows[r] + base);
+        for (int r = 0; r < ROWS; ++r) x[r] = load_window(rows[r] + base, spare[r]);
       } else {
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) x[r] = load_window_part(rows[r] + base, rest, spare[r]);
@@ -43,12 +43,19 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
 #pragma GCC unroll 4
       for (int s = 0; s < SLICES; ++s) {
         const int count = STEPS > 0 ? STEPS : *steps[s]++;
+        if constexpr (kWholeWindows) {
+          accumulate_steps(acc[s], x, positions[s], values[s], quarters[s], count);
+          positions[s] += 64 * count;
+          values[s] += 64 * count;
+          quarters[s] += count;
+        } else {
 #pragma GCC unroll 4
-        for (int step = 0; step < count; ++step) {
-          accumulate_step<ROWS, STEPS>(acc[s], x, positions[s], values[s], *quarters[s]);
-          positions[s] += 64;
-          values[s] += 64;
-          ++quarters[s];
+          for (int step = 0; step < count; ++step) {
+            accumulate_step<ROWS, STEPS>(acc[s], x, positions[s], values[s], *quarters[s]);
+            positions[s] += 64;
+            values[s] += 64;
+            ++quarters[s];
+          }
         }
       }
     }

@@ -16,6 +16,7 @@ namespace {
 #include "kernels/vec/avx2.inl"
 #include "kernels/vec/avx2_csr.inl"
 #include "kernels/vec/avx2_float_window.inl"
+#include "kernels/vec/avx2_s8_window.inl"
 
 #include "kernels/vec/plain_pointers.inl"
 

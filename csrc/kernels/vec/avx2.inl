@@ -1,5 +1,5 @@
 // 16 lanes in two ymm registers, AVX2 without VNNI. The dot product is that of
-// avx512_maddubs_dot.inl, the window that of avx512_vpshufb_window.inl; see there.
+// avx512_maddubs_dot.inl; see there.
 
 struct F16 {
   __m256 low, high;
@@ -210,7 +210,7 @@ inline I16 load_u8(const std::uint8_t* p, int n) {
 }
 
 constexpr std::int32_t kInputOffset = 128;
-constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 2, kDenseSlices = 2;
+constexpr int kWindowedRows = 8, kWindowedSlices = 1, kDenseRows = 2, kDenseSlices = 2;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 struct Quad {
@@ -237,62 +237,4 @@ inline void dense_dot(I16& acc, const Quad& x, const DenseW& w) {
 inline void dot(I16& acc, const Bytes& x, const DenseW& w) {
   acc = {dot_half(acc.low, split_sign(x.low), w.low),
          dot_half(acc.high, split_sign(x.high), w.high)};
-}
-
-using Window = const std::uint8_t*;
-
-inline Window load_window(const std::uint8_t* p) { return p; }
-inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
-  store_256(spare, _mm256_setzero_si256());
-  store_256(spare + 32, _mm256_setzero_si256());
-  std::memcpy(spare, p, static_cast<std::size_t>(n));
-  return spare;
-}
-
-inline __m256i quarter(Window x, int q) {
-  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x + 16 * q)));
-}
-inline __m256i index_in(__m256i positions, int q) {
-  return _mm256_adds_epu8(_mm256_xor_si256(positions, _mm256_set1_epi8(static_cast<char>(16 * q))),
-                          _mm256_set1_epi8(0x70));
-}
-
-template <int FIRST, int COUNT, int ROWS>
-[[gnu::always_inline]] inline void accumulate_quarters(I16 (&acc)[ROWS], const Window (&x)[ROWS],
-                                                       const I16& positions, const I16& values) {
-  I16 index[COUNT];
-#pragma GCC unroll 4
-  for (int q = 0; q < COUNT; ++q) {
-    index[q] = {index_in(positions.low, FIRST + q), index_in(positions.high, FIRST + q)};
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < ROWS; ++r) {
-    I16 picked = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-#pragma GCC unroll 4
-    for (int q = 0; q < COUNT; ++q) {
-      const __m256i source = quarter(x[r], FIRST + q);
-      picked.low = _mm256_or_si256(picked.low, _mm256_shuffle_epi8(source, index[q].low));
-      picked.high = _mm256_or_si256(picked.high, _mm256_shuffle_epi8(source, index[q].high));
-    }
-    acc[r] = {dot_half(acc[r].low, split_sign(picked.low), values.low),
-              dot_half(acc[r].high, split_sign(picked.high), values.high)};
-  }
-}
-
-// Always inline: a call a step would keep the sums in memory.
-template <int ROWS, int>
-[[gnu::always_inline]] inline void accumulate_step(I16 (&acc)[ROWS], const Window (&x)[ROWS],
-                                                   const std::uint8_t* positions,
-                                                   const std::int8_t* values, unsigned quarters) {
-  const __m256i inside = _mm256_set1_epi8(kWindow - 1);
-  const I16 p = {_mm256_and_si256(load_256(positions), inside),
-                 _mm256_and_si256(load_256(positions + 32), inside)};
-  const I16 v = load_dense(values);
-  if ((quarters & 0b1100u) == 0) {
-    accumulate_quarters<0, 2>(acc, x, p, v);
-  } else if ((quarters & 0b0011u) == 0) {
-    accumulate_quarters<2, 2>(acc, x, p, v);
-  } else {
-    accumulate_quarters<0, 4>(acc, x, p, v);
-  }
 }

@@ -3,9 +3,10 @@
 constexpr int kWindowedRows = 8, kWindowedSlices = 2, kDenseRows = 6, kDenseSlices = 4;
 constexpr int kConvRows = 5, kConvSlices = 4;
 
+constexpr bool kWholeWindows = false;
 using Window = __m512i;
 
-inline Window load_window(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
+inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return _mm512_loadu_si512(p); }
 inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t*) {
   return _mm512_maskz_loadu_epi8(~__mmask64{0} >> (kWindow - n), p);
 }

@@ -6,9 +6,10 @@
 constexpr int kWindowedRows = 8, kWindowedSlices = 1, kDenseRows = 6, kDenseSlices = 4;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
+constexpr bool kWholeWindows = false;
 using Window = const std::uint8_t*;
 
-inline Window load_window(const std::uint8_t* p) { return p; }
+inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return p; }
 inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
   _mm512_storeu_si512(spare, _mm512_maskz_loadu_epi8(~__mmask64{0} >> (kWindow - n), p));
   return spare;

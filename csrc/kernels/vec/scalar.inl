@@ -194,9 +194,10 @@ constexpr std::int32_t kInputOffset = 0;
 constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlices = 1;
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
+constexpr bool kWholeWindows = false;
 using Window = const std::uint8_t*;
 
-inline Window load_window(const std::uint8_t* p) { return p; }
+inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return p; }
 inline Window load_window_part(const std::uint8_t* p, std::int64_t n, std::uint8_t* spare) {
   std::memset(spare, 0, kWindow);
   std::memcpy(spare, p, static_cast<std::size_t>(n));
