@@ -31,6 +31,10 @@ inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int f
     const std::uint8_t* const* rows = tile.rows + tap * tile.row_count + first_row;
 #pragma GCC unroll 1
     for (std::int64_t base = 0; base < tile.inputs; base += kWindow) {
+      // Row pointers are read again for each window: gcc 12 would keep those that find no register
+      // in vector ones, where the loads wait behind all permutes. One step a window is too short
+      // for the eight loads.
+      if constexpr (ROWS > 5 && STEPS != 1) asm volatile("" : : : "memory");
       const std::int64_t rest = tile.inputs - base;
       Window x[ROWS];
       if (rest >= kWindow) {
