@@ -76,36 +76,64 @@ struct Job {
     }
   }
 
+  // The slices of `strip` that a kernel can finish from its registers: all of their outputs exist,
+  // and of a weight with an order whole blocks of 64.
+  Range whole_of(Range strip) const {
+    const std::int64_t unit = places == nullptr ? 1 : kOrderBlock / kLanes;
+    const std::int64_t whole = (outputs / kLanes - strip.begin) / unit * unit;
+    const std::int64_t some = strip.end - strip.begin;
+    return {strip.begin,
+            strip.begin + (simple ? std::clamp<std::int64_t>(whole, 0, some / unit * unit) : 0)};
+  }
+
+  TileS8 tile_of(Range rows, Range strip, const std::uint8_t* const* pointers,
+                 std::int32_t* acc) const {
+    const int count = static_cast<int>(rows.end - rows.begin);
+    return {pointers,         count,       1,
+            inputs,           strip.begin, strip.end - strip.begin,
+            quant.zero_point, acc,         kBlockSlices * kLanes};
+  }
+  const float* bias_at(std::int64_t column) const {
+    return bias == nullptr ? nullptr : bias + column;
+  }
+  const std::int32_t* places_at(std::int64_t column) const {
+    return places == nullptr ? nullptr : places + column;
+  }
+  float* y_at(Range rows, std::int64_t column) const {
+    return call.y + rows.begin * call.y_stride + column;
+  }
+
+  // Whole slices, from the registers of the kernel.
+  void store(Range rows, Range strip, TileS8 tile, const float* scales) const {
+    const std::int64_t column = strip.begin * kLanes;
+    const StoreFp32 store{scales + rows.begin, scale + column, bias_at(column),  floor,
+                          y_at(rows, column),  call.y_stride,  places_at(column)};
+    tile.store = &store;
+    accumulate(table, weight, tile);
+  }
+
+  // Any slices, by way of sums.
+  void finish(Range rows, Range strip, const TileS8& tile, const float* scales) const {
+    const std::int64_t column = strip.begin * kLanes;
+    accumulate(table, weight, tile);
+    table.epilogue_fp32({tile.acc, tile.acc_stride, tile.row_count,
+                         std::min((strip.end - strip.begin) * kLanes, outputs - column),
+                         scales + rows.begin, scale + column, bias_at(column), activation,
+                         y_at(rows, column), call.y_stride, places_at(column)});
+  }
+
   // Outputs of `block` for the rows of one tile.
   void compute(Range rows, Range block, const std::uint8_t* u, const float* scales) const {
     alignas(64) std::int32_t acc[kMaxTileRows * kBlockSlices * kLanes];
     const std::uint8_t* pointers[kMaxTileRows];
-    const int count = static_cast<int>(rows.end - rows.begin);
-    for (int r = 0; r < count; ++r) pointers[r] = u + (rows.begin + r) * u_stride;
+    for (std::int64_t r = rows.begin; r < rows.end; ++r)
+      pointers[r - rows.begin] = u + r * u_stride;
     for_each_strip(block, [&](Range strip) {
-      const std::int64_t some = strip.end - strip.begin, column = strip.begin * kLanes;
-      TileS8 tile{pointers,         count,       1,
-                  inputs,           strip.begin, some,
-                  quant.zero_point, acc,         kBlockSlices * kLanes};
-      const bool whole = column + some * kLanes <= outputs &&
-                         (places == nullptr || some * kLanes % kOrderBlock == 0);
-      if (simple && whole) {
-        const StoreFp32 store{scales + rows.begin,
-                              scale + column,
-                              bias == nullptr ? nullptr : bias + column,
-                              floor,
-                              call.y + rows.begin * call.y_stride + column,
-                              call.y_stride,
-                              places == nullptr ? nullptr : places + column};
-        tile.store = &store;
-        return accumulate(table, weight, tile);
+      const Range whole = whole_of(strip), rest{whole.end, strip.end};
+      if (whole.begin < whole.end) {
+        store(rows, whole, tile_of(rows, whole, pointers, acc), scales);
       }
-      accumulate(table, weight, tile);
-      table.epilogue_fp32({acc, kBlockSlices * kLanes, count,
-                           std::min(some * kLanes, outputs - column), scales + rows.begin,
-                           scale + column, bias == nullptr ? nullptr : bias + column, activation,
-                           call.y + rows.begin * call.y_stride + column, call.y_stride,
-                           places == nullptr ? nullptr : places + column});
+      if (rest.begin < rest.end) finish(rows, rest, tile_of(rows, rest, pointers, acc), scales);
     });
   }
 
