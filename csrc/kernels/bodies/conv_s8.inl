@@ -26,8 +26,8 @@ inline void for_each_row_tile(int row_count, const Body& body) {
   repeat<MOST>(rows, tiles - longer, row, body);
 }
 
-template <int SLICES, int STEPS>
-inline void conv_windowed_rows(const WindowedS8& weight, const TileS8& tile, std::int64_t slice) {
+template <int SLICES, int STEPS, class Tile>
+inline void conv_windowed_rows(const WindowedS8& weight, const Tile& tile, std::int64_t slice) {
   for_each_row_tile<kConvRows>(tile.row_count, [&](auto rows, int row) {
     windowed_s8_tile<decltype(rows)::value, SLICES, STEPS>(weight, tile, row, slice);
   });
@@ -35,12 +35,12 @@ inline void conv_windowed_rows(const WindowedS8& weight, const TileS8& tile, std
 
 // All tiles in one function on structs of its own, which no store of a byte can change: a tile that
 // reads the caller's again and again starts so late that the one before does not hide it.
-template <int SLICES, int STEPS>
-[[gnu::flatten]] void conv_windowed_slices(const WindowedS8& given, const TileS8& call,
+template <int SLICES, int STEPS, class Tile>
+[[gnu::flatten]] void conv_windowed_slices(const WindowedS8& given, const Tile& call,
                                            std::int64_t slice) {
   const WindowedS8 weight = given;
   const RequantizeU8 to = *call.requantize;
-  TileS8 tile = call;
+  Tile tile = call;
   tile.store = nullptr;
   tile.requantize = &to;
   if (STEPS > 0 && call.taps == 1 && call.inputs == kWindow) {  // a tile in a straight line
@@ -60,28 +60,34 @@ void conv_windowed_rest(const WindowedS8& weight, const TileS8& tile, std::int64
   }
 }
 
+template <class Tile>
+void conv_windowed_whole(const WindowedS8& weight, const Tile& tile, std::int64_t slice) {
+  switch (weight.uniform_steps) {
+    case 1:
+      return conv_windowed_slices<kConvSlices, 1>(weight, tile, slice);
+    case 2:
+      return conv_windowed_slices<kConvSlices, 2>(weight, tile, slice);
+    case 4:
+      return conv_windowed_slices<kConvSlices, 4>(weight, tile, slice);
+    default:
+      return conv_windowed_slices<kConvSlices, 0>(weight, tile, slice);
+  }
+}
+
 void conv_windowed_s8(const WindowedS8& weight, const TileS8& tile) {
   std::int64_t slice = 0;
   for (; slice + kConvSlices <= tile.slice_count; slice += kConvSlices) {
-    switch (weight.uniform_steps) {
-      case 1:
-        conv_windowed_slices<kConvSlices, 1>(weight, tile, slice);
-        break;
-      case 2:
-        conv_windowed_slices<kConvSlices, 2>(weight, tile, slice);
-        break;
-      case 4:
-        conv_windowed_slices<kConvSlices, 4>(weight, tile, slice);
-        break;
-      default:
-        conv_windowed_slices<kConvSlices, 0>(weight, tile, slice);
+    if (ends_in_relu(*tile.requantize, kLanes * (slice + kConvSlices))) {
+      conv_windowed_whole(weight, ReluTileS8{tile}, slice);
+    } else {
+      conv_windowed_whole(weight, tile, slice);
     }
   }
   conv_windowed_rest<kConvSlices - 1>(weight, tile, slice);
 }
 
-template <int SLICES>
-void conv_dense_slices(const DenseS8& weight, const TileS8& tile, std::int64_t slice) {
+template <int SLICES, class Tile>
+void conv_dense_slices(const DenseS8& weight, const Tile& tile, std::int64_t slice) {
   for_each_row_tile<kDenseRows>(tile.row_count, [&](auto rows, int row) {
     dense_s8_tile<decltype(rows)::value, SLICES>(weight, tile, row, slice);
   });
@@ -98,7 +104,11 @@ void conv_dense_rest(const DenseS8& weight, const TileS8& tile, std::int64_t sli
 void conv_dense_s8(const DenseS8& weight, const TileS8& tile) {
   std::int64_t slice = 0;
   for (; slice + kDenseSlices <= tile.slice_count; slice += kDenseSlices) {
-    conv_dense_slices<kDenseSlices>(weight, tile, slice);
+    if (ends_in_relu(*tile.requantize, kLanes * (slice + kDenseSlices))) {
+      conv_dense_slices<kDenseSlices>(weight, ReluTileS8{tile}, slice);
+    } else {
+      conv_dense_slices<kDenseSlices>(weight, tile, slice);
+    }
   }
   conv_dense_rest<kDenseSlices - 1>(weight, tile, slice);
 }

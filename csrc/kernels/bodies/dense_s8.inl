@@ -1,8 +1,8 @@
 // The dense kernel: ROWS rows of x against SLICES slices of 16 outputs, four inputs a step. Each
 // broadcast quad of x serves all slices, each panel row all rows.
 
-template <int ROWS, int SLICES>
-inline void dense_s8_tile(const DenseS8& weight, const TileS8& tile, int first_row,
+template <int ROWS, int SLICES, class Tile>
+inline void dense_s8_tile(const DenseS8& weight, const Tile& tile, int first_row,
                           std::int64_t slice) {
   const std::int64_t quads_per_tap = (tile.inputs + kDot - 1) / kDot;
   const std::int64_t whole = tile.inputs / kDot;

@@ -1,9 +1,9 @@
 // u8 output of a tile of sums in registers.
 
 // fp32 values on their way to up to four vectors of bytes, in the order of pack_bytes.
-template <int VECTORS>
+template <int VECTORS, class Range>
 [[gnu::always_inline]] inline Bytes bytes_of(const F16 (&y)[VECTORS], const F16& inverse,
-                                             const ByteRange& range) {
+                                             const Range& range) {
   I16 q[4];
 #pragma GCC unroll 4
   for (int v = 0; v < VECTORS; ++v) q[v] = round_wide(mul(y[v], inverse));
@@ -29,11 +29,11 @@ template <int VECTORS>
   return bytes_of(y, inverse, range);
 }
 
-template <bool RESIDUAL, int ROWS, int SLICES>
+// u8 rows of a tile of the outputs from `column` on; a whole tile has 16 * SLICES of them.
+template <bool RESIDUAL, bool WHOLE, int ROWS, int SLICES, class Range>
 [[gnu::always_inline]] inline void requantize_rows(const I16 (&acc)[SLICES][ROWS],
-                                                   const RequantizeU8& to, int first_row,
-                                                   std::int64_t column) {
-  const ByteRange range = byte_range(to.zero_point, to.low, to.high);
+                                                   const RequantizeU8& to, const Range& range,
+                                                   int first_row, std::int64_t column) {
   const F16 inverse = set_f(to.inverse_scale);
   F16 scale[SLICES], bias[SLICES];
 #pragma GCC unroll 4
@@ -42,7 +42,8 @@ template <bool RESIDUAL, int ROWS, int SLICES>
     bias[s] = load_f(to.bias + column + kLanes * s);
   }
   constexpr int kMost = kLanes * SLICES;
-  const int bytes = to.columns - column < kMost ? static_cast<int>(to.columns - column) : kMost;
+  const int bytes =
+      WHOLE || to.columns - column >= kMost ? kMost : static_cast<int>(to.columns - column);
   const std::int64_t first = first_row * to.y_stride + column;
   std::uint8_t* y = to.y + first;
   const std::uint8_t* residual = RESIDUAL ? to.residual + first : nullptr;
@@ -69,6 +70,25 @@ template <int ROWS, int SLICES>
 [[gnu::always_inline]] inline void requantize_tile(const I16 (&acc)[SLICES][ROWS],
                                                    const RequantizeU8& to, int first_row,
                                                    std::int64_t column) {
-  if (to.residual == nullptr) return requantize_rows<false>(acc, to, first_row, column);
-  requantize_rows<true>(acc, to, first_row, column);
+  const ByteRange range = byte_range(to.zero_point, to.low, to.high);
+  if (to.residual == nullptr) {
+    return requantize_rows<false, false>(acc, to, range, first_row, column);
+  }
+  requantize_rows<true, false>(acc, to, range, first_row, column);
+}
+
+// The usual end of a layer: relu without a residual, whole slices. Asking for that once for all
+// tiles and leaving out clamps makes it an eighth faster where there are 64 inputs.
+struct ReluTileS8 : TileS8 {};
+
+inline bool ends_in_relu(const RequantizeU8& to, std::int64_t end) {
+  return to.residual == nullptr && to.low == to.zero_point && to.high == 255 && to.columns >= end;
+}
+
+template <int ROWS, int SLICES>
+[[gnu::always_inline]] inline void store_tile(const I16 (&acc)[SLICES][ROWS],
+                                              const ReluTileS8& tile, int first_row,
+                                              std::int64_t slice) {
+  const RequantizeU8& to = *tile.requantize;
+  requantize_rows<false, true>(acc, to, relu_range(to.zero_point), first_row, kLanes * slice);
 }

@@ -3,8 +3,8 @@
 // STEPS > 0 is a compile-time step count for weights in which every window has the same (n:m
 // masks); 0 reads the counts.
 
-template <int ROWS, int SLICES, int STEPS>
-inline void windowed_s8_tile(const WindowedS8& weight, const TileS8& tile, int first_row,
+template <int ROWS, int SLICES, int STEPS, class Tile>
+inline void windowed_s8_tile(const WindowedS8& weight, const Tile& tile, int first_row,
                              std::int64_t slice) {
   const std::int64_t windows = tile.taps * ((tile.inputs + kWindow - 1) / kWindow);
   I16 acc[SLICES][ROWS];

@@ -168,6 +168,21 @@ inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
   return {pack_half(q[0].low, q[1].low, q[2].low, q[3].low, range),
           pack_half(q[0].high, q[1].high, q[2].high, q[3].high, range)};
 }
+// The range of a relu, zero_point..255: an unsigned sum ends at 255 by itself.
+struct ReluRange {
+  __m256i zero_point;  // 8-bit
+};
+inline ReluRange relu_range(std::int32_t zero_point) {
+  return {_mm256_set1_epi8(static_cast<char>(zero_point))};
+}
+inline __m256i pack_half(__m256i a, __m256i b, __m256i c, __m256i d, const ReluRange& range) {
+  const __m256i ab = _mm256_packs_epi32(a, b), cd = _mm256_packs_epi32(c, d);
+  return _mm256_adds_epu8(_mm256_packus_epi16(ab, cd), range.zero_point);
+}
+inline Bytes pack_bytes(const I16 (&q)[4], const ReluRange& range) {
+  return {pack_half(q[0].low, q[1].low, q[2].low, q[3].low, range),
+          pack_half(q[0].high, q[1].high, q[2].high, q[3].high, range)};
+}
 inline Bytes in_order(const Bytes& packed) {
   // The 8 bytes of each vector in either half, then those of both halves side by side.
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);

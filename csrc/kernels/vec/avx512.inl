@@ -116,6 +116,17 @@ inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
   const __m512i cd = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), range.zero_point);
   return _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(ab, cd), range.low), range.high);
 }
+// The range of a relu, zero_point..255: an unsigned sum ends at 255 by itself.
+struct ReluRange {
+  __m512i zero_point;  // 8-bit
+};
+inline ReluRange relu_range(std::int32_t zero_point) {
+  return {_mm512_set1_epi8(static_cast<char>(zero_point))};
+}
+inline Bytes pack_bytes(const I16 (&q)[4], const ReluRange& range) {
+  const __m512i ab = _mm512_packs_epi32(q[0], q[1]), cd = _mm512_packs_epi32(q[2], q[3]);
+  return _mm512_adds_epu8(_mm512_packus_epi16(ab, cd), range.zero_point);
+}
 inline Bytes in_order(Bytes packed) {
   const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
   return _mm512_permutexvar_epi32(order, packed);

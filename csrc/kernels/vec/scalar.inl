@@ -172,6 +172,14 @@ inline Bytes pack_bytes(const I16 (&q)[4], const ByteRange& range) {
   }
   return bytes;
 }
+struct ReluRange {  // zero_point..255
+  std::int32_t zero_point;
+};
+inline ReluRange relu_range(std::int32_t zero_point) { return {zero_point}; }
+inline Bytes pack_bytes(const I16 (&q)[4], const ReluRange& range) {
+  return pack_bytes(q,
+                    ByteRange{range.zero_point, static_cast<std::uint8_t>(range.zero_point), 255});
+}
 inline Bytes in_order(const Bytes& packed) {
   Bytes bytes;
   for (int i = 0; i < 64; ++i) bytes.byte[i] = packed.byte[packed_at(i / 16, i % 16)];
