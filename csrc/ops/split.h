@@ -26,10 +26,9 @@ inline bool worth_threads(std::int64_t bytes_per_row, std::int64_t rows,
   return bytes_per_row >= kWorth / std::max(rows, bound_by_bytes);
 }
 
-// Whether threads share rows rather than slices. Where they share slices, each output row is
-// written by all of them, and every row's end costs them about 0.1 us: the hardware prefetches
-// lines that another core is about to write. Sharing rows has each stream all the weights, which
-// costs little while they stay in its L2 or serve enough tiles.
+// Whether threads share rows rather than slices. Where they share slices, both write to each output
+// row, which costs a few per cent. Sharing rows has each stream all the weights, which costs little
+// while they stay in its L2 or serve enough tiles.
 inline bool share_rows(std::int64_t rows, int tile_rows, int threads, std::int64_t slices,
                        std::int64_t weight_bytes) {
   if (slices < 2 * threads) return rows > 1;
