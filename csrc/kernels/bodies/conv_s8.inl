@@ -62,26 +62,31 @@ void conv_windowed_rest(const WindowedS8& weight, const TileS8& tile, std::int64
 
 template <class Tile>
 void conv_windowed_whole(const WindowedS8& weight, const Tile& tile, std::int64_t slice) {
-  switch (weight.uniform_steps) {
-    case 1:
-      return conv_windowed_slices<kConvSlices, 1>(weight, tile, slice);
-    case 2:
-      return conv_windowed_slices<kConvSlices, 2>(weight, tile, slice);
-    case 4:
-      return conv_windowed_slices<kConvSlices, 4>(weight, tile, slice);
-    default:
-      return conv_windowed_slices<kConvSlices, 0>(weight, tile, slice);
+  if constexpr (kUniformSteps) {
+    switch (weight.uniform_steps) {
+      case 1:
+        return conv_windowed_slices<kConvSlices, 1>(weight, tile, slice);
+      case 2:
+        return conv_windowed_slices<kConvSlices, 2>(weight, tile, slice);
+      case 4:
+        return conv_windowed_slices<kConvSlices, 4>(weight, tile, slice);
+      default:
+        break;
+    }
   }
+  conv_windowed_slices<kConvSlices, 0>(weight, tile, slice);
 }
 
 void conv_windowed_s8(const WindowedS8& weight, const TileS8& tile) {
   std::int64_t slice = 0;
   for (; slice + kConvSlices <= tile.slice_count; slice += kConvSlices) {
-    if (ends_in_relu(*tile.requantize, kLanes * (slice + kConvSlices))) {
-      conv_windowed_whole(weight, ReluTileS8{tile}, slice);
-    } else {
-      conv_windowed_whole(weight, tile, slice);
+    if constexpr (kReluTiles) {
+      if (ends_in_relu(*tile.requantize, kLanes * (slice + kConvSlices))) {
+        conv_windowed_whole(weight, ReluTileS8{tile}, slice);
+        continue;
+      }
     }
+    conv_windowed_whole(weight, tile, slice);
   }
   conv_windowed_rest<kConvSlices - 1>(weight, tile, slice);
 }
@@ -104,11 +109,13 @@ void conv_dense_rest(const DenseS8& weight, const TileS8& tile, std::int64_t sli
 void conv_dense_s8(const DenseS8& weight, const TileS8& tile) {
   std::int64_t slice = 0;
   for (; slice + kDenseSlices <= tile.slice_count; slice += kDenseSlices) {
-    if (ends_in_relu(*tile.requantize, kLanes * (slice + kDenseSlices))) {
-      conv_dense_slices<kDenseSlices>(weight, ReluTileS8{tile}, slice);
-    } else {
-      conv_dense_slices<kDenseSlices>(weight, tile, slice);
+    if constexpr (kReluTiles) {
+      if (ends_in_relu(*tile.requantize, kLanes * (slice + kDenseSlices))) {
+        conv_dense_slices<kDenseSlices>(weight, ReluTileS8{tile}, slice);
+        continue;
+      }
     }
+    conv_dense_slices<kDenseSlices>(weight, tile, slice);
   }
   conv_dense_rest<kDenseSlices - 1>(weight, tile, slice);
 }

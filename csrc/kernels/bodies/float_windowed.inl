@@ -49,30 +49,44 @@ struct FloatStreams {
   const std::uint8_t* steps[SLICES];  // of the next window
 };
 
+// One step of one slice. WHOLE: no word ends inside a window, so only its first step loads one.
+template <class Gather, bool WHOLE, int ROWS, int SLICES>
+[[gnu::always_inline]] inline void window_step(F16 (&acc)[ROWS],
+                                               const typename Gather::Window (&x)[ROWS],
+                                               FloatStreams<Gather, SLICES>& at, int s, int step) {
+  constexpr int kEntries = kLanes * Gather::kDot;  // of a step and of a word
+  if ((!WHOLE || step == 0) && at.left[s] == 0) {
+    at.positions[s] = Gather::load_positions(at.words[s]);
+    at.words[s] += kEntries;
+    at.left[s] = Gather::kPacking.per_word;
+  }
+  Gather::template accumulate_step<ROWS>(acc, x, at.positions[s], at.values[s]);
+  at.positions[s] = Gather::next_step(at.positions[s]);
+  at.values[s] += kEntries;
+  if (!WHOLE) --at.left[s];
+}
+
 // The steps of one window.
 template <class Gather, int STEPS, int ROWS, int SLICES>
 [[gnu::always_inline]] inline void window_steps(F16 (&acc)[SLICES][ROWS],
                                                 const typename Gather::Window (&x)[ROWS],
                                                 FloatStreams<Gather, SLICES>& at) {
-  constexpr int kPerWord = Gather::kPacking.per_word;
-  constexpr int kEntries = kLanes * Gather::kDot;              // of a step and of a word
-  constexpr bool kWhole = STEPS > 0 && kPerWord % STEPS == 0;  // no word ends inside a window
 #pragma GCC unroll 4
   for (int s = 0; s < SLICES; ++s) {
-    const int count = STEPS > 0 ? STEPS : *at.steps[s]++;
+    if constexpr (STEPS > 0) {
+      constexpr bool kWhole = Gather::kPacking.per_word % STEPS == 0;
 #pragma GCC unroll 16
-    for (int step = 0; step < count; ++step) {
-      if ((!kWhole || step == 0) && at.left[s] == 0) {
-        at.positions[s] = Gather::load_positions(at.words[s]);
-        at.words[s] += kEntries;
-        at.left[s] = kPerWord;
+      for (int step = 0; step < STEPS; ++step) {
+        window_step<Gather, kWhole>(acc[s], x, at, s, step);
       }
-      Gather::template accumulate_step<ROWS>(acc[s], x, at.positions[s], at.values[s]);
-      at.positions[s] = Gather::next_step(at.positions[s]);
-      at.values[s] += kEntries;
-      if (!kWhole) --at.left[s];
+      if (kWhole) at.left[s] -= STEPS;
+    } else {
+      const int count = *at.steps[s]++;
+#pragma GCC unroll 2
+      for (int step = 0; step < count; ++step) {
+        window_step<Gather, false>(acc[s], x, at, s, step);
+      }
     }
-    if (kWhole) at.left[s] -= STEPS;
   }
 }
 

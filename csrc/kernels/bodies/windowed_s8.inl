@@ -85,16 +85,19 @@ void windowed_s8_rows(const WindowedS8& weight, const TileS8& tile, int first_ro
     if constexpr (ROWS > 1) windowed_s8_rows<ROWS - 1>(weight, tile, first_row, count);
     return;
   }
-  switch (weight.uniform_steps) {
-    case 1:
-      return windowed_s8_slices<ROWS, 1>(weight, tile, first_row);
-    case 2:
-      return windowed_s8_slices<ROWS, 2>(weight, tile, first_row);
-    case 4:
-      return windowed_s8_slices<ROWS, 4>(weight, tile, first_row);
-    default:
-      return windowed_s8_slices<ROWS, 0>(weight, tile, first_row);
+  if constexpr (kUniformSteps) {
+    switch (weight.uniform_steps) {
+      case 1:
+        return windowed_s8_slices<ROWS, 1>(weight, tile, first_row);
+      case 2:
+        return windowed_s8_slices<ROWS, 2>(weight, tile, first_row);
+      case 4:
+        return windowed_s8_slices<ROWS, 4>(weight, tile, first_row);
+      default:
+        break;
+    }
   }
+  windowed_s8_slices<ROWS, 0>(weight, tile, first_row);
 }
 
 void linear_windowed_s8(const WindowedS8& weight, const TileS8& tile) {

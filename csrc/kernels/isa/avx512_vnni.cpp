@@ -20,7 +20,6 @@ namespace {
 #include "kernels/vec/avx512_vnni_dot.inl"
 #include "kernels/vec/avx512_vpshufb_window.inl"
 
-
 #include "kernels/bodies/activations.inl"
 #include "kernels/bodies/common.inl"  // what the kernels below use
 #include "kernels/bodies/requantize.inl"

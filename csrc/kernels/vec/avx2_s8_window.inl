@@ -95,6 +95,8 @@ template <int ROWS>
 }
 
 constexpr bool kWholeWindows = true;
+constexpr bool kReluTiles = false;
+constexpr bool kUniformSteps = false;
 template <int, int>
 void accumulate_step();  // a name for the body, which takes whole windows here
 

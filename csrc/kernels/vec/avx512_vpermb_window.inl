@@ -4,6 +4,8 @@ constexpr int kWindowedRows = 8, kWindowedSlices = 2, kDenseRows = 6, kDenseSlic
 constexpr int kConvRows = 5, kConvSlices = 4;
 
 constexpr bool kWholeWindows = false;
+constexpr bool kReluTiles = true;
+constexpr bool kUniformSteps = true;
 using Window = __m512i;
 
 inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return _mm512_loadu_si512(p); }

@@ -203,6 +203,8 @@ constexpr int kWindowedRows = 4, kWindowedSlices = 1, kDenseRows = 4, kDenseSlic
 constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 constexpr bool kWholeWindows = false;
+constexpr bool kReluTiles = false;
+constexpr bool kUniformSteps = false;
 using Window = const std::uint8_t*;
 
 inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return p; }
