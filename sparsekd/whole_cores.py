@@ -20,7 +20,7 @@ __all__ = ["WholeCores", "watch_cores"]
 
 T = TypeVar("T")
 
-_WHOLE = 0.88  # of the best rate seen; clocks move by less, a shared core costs more
+_WHOLE = 0.8  # of the best rate seen; clocks move by less, a shared core costs up to half
 _SURVEY_S = 3.0  # at most, to see the best rate once
 _PATIENCE_S = 3.0  # per block; then it is measured as the machine is,
 _CREDIT_S = 10.0  # and for all blocks, beside twice the time that was measured well
@@ -57,18 +57,21 @@ class WholeCores:
         """What ``block`` returns, from a time in which the cores were whole before and after."""
         start = time.perf_counter()
         patience_s = min(_PATIENCE_S, self._credit_s)
-        while (waited_s := time.perf_counter() - start) < patience_s:
-            if self._are_whole():
-                began = time.perf_counter()
+        while True:
+            whole = self._are_whole()
+            waited_s = time.perf_counter() - start
+            if whole:
                 result = block()
-                took_s = time.perf_counter() - began
+                took_s = time.perf_counter() - start - waited_s
                 if self._are_whole():
-                    self._credit_s += 2 * took_s - waited_s
+                    self._credit_s = max(0.0, self._credit_s + 2 * took_s - waited_s)
                     return result
                 self.repeated += 1
-            else:
+            elif waited_s < patience_s:
                 time.sleep(_REST_S)
-        self._credit_s = max(0.0, self._credit_s - waited_s)
+            if time.perf_counter() - start >= patience_s:
+                break
+        self._credit_s = max(0.0, self._credit_s - (time.perf_counter() - start))
         self.disturbed += 1
         return block()
 

@@ -68,16 +68,21 @@ def test_patience_ends_and_the_block_is_marked(monkeypatch: pytest.MonkeyPatch) 
     assert (len(calls), guard.repeated, guard.disturbed) == (1, 0, 1)
 
 
-def test_all_blocks_together_wait_no_longer_than_the_credit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_credit_a_shared_core_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_cores, "_CREDIT_S", 0.0)
-    rates = iter([100.0])
-    guard = WholeCores(lambda: next(rates, 50.0), 100.0)
+    guard = guard_of([100, 50, 51, 50])  # one probe while it is made, then one a block
     for _ in range(3):
         guard(counting()[1])
     assert guard.disturbed == 3
-    assert next(rates, None) is None  # the probe was asked once, while the guard was made
+
+
+def test_without_credit_whole_cores_still_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole_cores, "_CREDIT_S", 0.0)
+    guard = guard_of([100, 50, 100, 100])
+    guard(counting()[1])
+    assert guard.disturbed == 1
+    assert guard(counting()[1]) == [1.0]
+    assert (guard.repeated, guard.disturbed) == (0, 1)
 
 
 def test_measure_keeps_what_the_guard_gives() -> None:
