@@ -73,7 +73,8 @@ struct ConvU8Call {
     const Range mine = part_of(pixels, thread / grid.columns, grid.rows);
     const Range some = part_of(outputs.blocks(), thread % grid.columns, grid.columns);
     const Range slices{outputs.first_slice(some.begin), outputs.first_slice(some.end)};
-    const bool ahead = streams && (mine.end - mine.begin) * bytes_per_pixel() > kCached;
+    const double bytes = number(mine.end - mine.begin) * bytes_per_pixel();
+    const bool ahead = streams && bytes > kCached;
     const std::int64_t most = ahead ? std::min(chunk(), kAheadPixels) : chunk();
     const std::int64_t chunks = ceil_div(mine.end - mine.begin, most);
     for (std::int64_t i = 0; i < chunks; ++i) {
@@ -88,10 +89,12 @@ struct ConvU8Call {
   // Input that comes from beyond L2 is asked for so far before its use, as many pixels at a time.
   static constexpr std::int64_t kCached = 256 << 10, kAheadBytes = 2048, kAheadPixels = 16;
 
+  static double number(std::int64_t n) { return static_cast<double>(n); }
+
   // Of the input, for each output pixel.
   double bytes_per_pixel() const {
-    const auto area = [](std::int64_t h, std::int64_t w) { return static_cast<double>(h) * w; };
-    return area(rows.height, rows.width) * rows.channels / area(rows.out_height, rows.out_width);
+    return number(rows.height) * number(rows.width) * number(rows.channels) /
+           (number(rows.out_height) * number(rows.out_width));
   }
 
   // Asks for the lines of input that the output pixels of `part` are the first to need. Both grow
@@ -101,11 +104,12 @@ struct ConvU8Call {
   [[gnu::always_inline]] void prefetch(const std::uint8_t* images, Range part,
                                        std::int64_t last) const {
     constexpr std::int64_t kLine = 64;
-    const double row = static_cast<double>(rows.width) * rows.channels;
-    const double reach = ((rows.kernel_h - 1.0) * rows.dilation_h - rows.pad_top + 1) * row;
-    const double all = bytes_per_pixel() * pixels;
+    const double below = number(rows.kernel_h - 1) * number(rows.dilation_h) - number(rows.pad_top);
+    const double row = number(rows.width) * number(rows.channels);
+    const double reach = std::max(0.0, below + 1.0) * row;
+    const double all = bytes_per_pixel() * number(pixels);
     const auto needed = [&](std::int64_t pixel, std::int64_t more) {
-      const double at = bytes_per_pixel() * pixel + std::max(0.0, reach) + more;
+      const double at = bytes_per_pixel() * number(pixel) + reach + number(more);
       return static_cast<std::int64_t>(std::min(at, all)) / kLine * kLine;
     };
     const std::int64_t end = std::min(needed(part.end, kAheadBytes), needed(last, 0));

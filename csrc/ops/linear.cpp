@@ -234,11 +234,11 @@ void LinearS8::forward(const LinearCall& call, const KernelTable* table) const {
   const KernelTable& chosen = table == nullptr ? kernels() : *table;
   std::visit(
       [&](const auto& weight) {
-        using Weight = std::decay_t<decltype(weight)>;
+        using Chosen = std::decay_t<decltype(weight)>;
         const float* const bias = has_bias_ ? bias_.data() : nullptr;
         const std::int64_t beside = u_stride_of(weight.inputs()) - weight.inputs() + 4;
         for_each_pass(call, rows_of_pass(beside), [&](const LinearCall& pass) {
-          run(Job<Weight>{weight, chosen, pass, quant_, scale_.data(), bias, activation_});
+          run(Job<Chosen>{weight, chosen, pass, quant_, scale_.data(), bias, activation_});
         });
       },
       weight_);
