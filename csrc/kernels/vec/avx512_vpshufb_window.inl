@@ -8,7 +8,7 @@ constexpr int kConvRows = kWindowedRows, kConvSlices = 1;
 
 constexpr bool kWholeWindows = false;
 constexpr bool kReluTiles = false;
-constexpr bool kUniformSteps = false;
+constexpr bool kUniformSteps = true;
 using Window = const std::uint8_t*;
 
 inline Window load_window(const std::uint8_t* p, std::uint8_t*) { return p; }
