@@ -103,7 +103,7 @@ class StudyResult(BenchResult):
         if busy := [point for point in self.points if point.busy]:
             yield (
                 f"{BUSY} {len(busy)} of {len(self.points)} points were measured while others used "
-                "the cores: do not quote them"
+                "the cores or a host shared them: do not quote them"
             )
         if again := sum(point.repeated for point in self.points):
             yield f"blocks measured again because the machine gave less than whole cores: {again}"

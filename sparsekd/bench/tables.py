@@ -22,7 +22,7 @@ __all__ = [
     "study_table",
 ]
 
-BUSY = "~"  # behind a point that was measured while others used the cores
+BUSY = "~"  # behind a point measured while others used the cores or a host shared them
 _SHORT = (("ONNX Runtime", "ORT"), (" int8", ""), (" fp32", ""), (" static", ""))
 
 
